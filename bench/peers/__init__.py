@@ -1,0 +1,1 @@
+"""What is measured: Sekali, the yardstick, and the peers."""

@@ -1,0 +1,1 @@
+"""The HTTP floor: the only one that knows FastAPI."""

@@ -1,0 +1,260 @@
+"""When the store is open: from lifespan start to lifespan end; where no lifespan runs, from the first request to exit.
+
+Everything here belongs to one app object. Nothing is bound to an event loop: a bare TestClient brings a new loop with
+every request, and two loops may ask for the hub at the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import logging
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+
+from fastapi import Request
+from pydantic import ValidationError
+
+from sekali.errors import SekaliError, StoreUnusable
+from sekali.http import signals
+from sekali.http.body import BodyBudget
+from sekali.http.deadlines import Deadlines
+from sekali.hub import Hub
+from sekali.settings import Settings
+from sekali.wire.native import DecodeLimits
+
+if TYPE_CHECKING:
+    from sekali.http.app import SekaliApp
+
+DECODE_THREADS: Final = 2
+
+_T = TypeVar("_T")
+_log = logging.getLogger("sekali")
+
+
+class Serving:
+    """What an app holds while its store is open."""
+
+    def __init__(self, hub: Hub, on_overdue: Callable[[], None]) -> None:
+        settings = hub.settings
+        self.hub: Final = hub
+        self.decode_limits: Final = DecodeLimits(
+            batch_events_max=settings.batch_events_max,
+            event_bytes_max=settings.event_bytes_max,
+            depth_max=settings.depth_max,
+            body_bytes_max=settings.body_bytes_max,
+        )
+        self.bodies: Final = BodyBudget(settings.bodies_bytes_max)
+        self.deadlines: Final = Deadlines(hub, on_overdue)
+        self.decoders: Final = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="sekali-decode")
+
+    def close(self) -> bool:
+        """Blocks while the hub drains. False if it could not be closed in time."""
+        is_closed = self.hub.close()
+        self.deadlines.stop()
+        self.decoders.shutdown(wait=False)
+        return is_closed
+
+
+class Lifecycle:
+    """Opens, shares and closes the hub of one app, any number of times."""
+
+    def __init__(self, settings: Settings | None) -> None:
+        """`settings` None: they are read from the environment whenever the store is opened."""
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._opening: Future[Serving] | None = None
+        self._lifespans = 0
+        self._starting_loop: asyncio.AbstractEventLoop | None = None
+        self._signals = signals.SignalChain(self._on_signal)
+        self.current: Serving | None = None
+        """What is open now. May be read without a lock."""
+        self.is_leaving = False
+        """The process is about to end before it ever served, and that needs no traceback."""
+
+    async def serving(self) -> Serving:
+        """What is open, opened first if need be. Raises StoreUnusable, StoreLocked."""
+        current = self.current
+        return current if current is not None else await asyncio.wrap_future(self._open())
+
+    def abandon(self) -> None:
+        """The app object was collected: close what it had open. On a thread, since collection may happen anywhere."""
+        if self.current is not None:
+            _in_thread(self._close, name="sekali-close")
+
+    # Lifespan
+
+    async def start(self) -> None:
+        """Open the store. Raises StoreUnusable where no server is in charge; where one is, the process ends with 1."""
+        with self._lock:
+            self._lifespans += 1
+            is_first = self._lifespans == 1
+        if is_first:
+            self._starting_loop = asyncio.get_running_loop()
+            self._signals.install()
+        try:
+            if is_first:
+                await self._close_if_settings_changed()
+            await self.serving()
+        except BaseException as error:
+            with self._lock:
+                self._lifespans -= 1
+            self._signals.restore()
+            if isinstance(error, StoreUnusable) and signals.server_is_in_charge():
+                await self._refuse_to_start(error)
+            raise
+        finally:
+            self._starting_loop = None
+
+    async def stop(self) -> None:
+        """Close the store when the last lifespan ends."""
+        with self._lock:
+            self._lifespans -= 1
+            if self._lifespans:
+                return
+        serving = self.current
+        await asyncio.wrap_future(_in_thread(self._close, name="sekali-close"))
+        server_is_ours = self._signals.is_installed
+        self._signals.restore()
+        if server_is_ours and serving is not None and serving.hub.failed is not None:
+            signals.leave(signals.FAILURE_EXIT)
+
+    async def _close_if_settings_changed(self) -> None:
+        """A request before the lifespan may have opened the store, with other settings than those of now."""
+        open_now = self.current
+        if open_now is None or (open_now.hub.failed is None and open_now.hub.settings == self._read_settings()):
+            return
+        await asyncio.wrap_future(_in_thread(self._close, name="sekali-close"))
+
+    async def _refuse_to_start(self, error: StoreUnusable) -> NoReturn:
+        """Say why, in one line, and have the process end with 1. A supervisor would start a worker that ended with 1
+        again and again; what stops it is the server's own code for a failed start."""
+        self.is_leaving = True
+        _say(error.detail)
+        if signals.is_worker_of_several():
+            raise error
+        signals.leave(signals.STORE_UNUSABLE_EXIT)
+        await asyncio.Event().wait()  # until the loop is torn down
+        raise AssertionError("an event that nobody has was set")
+
+    # Opening and closing
+
+    def _open(self) -> Future[Serving]:
+        with self._lock:
+            if self.current is not None:
+                return _done(self.current)
+            if self._opening is None:
+                self._opening = _in_thread(self._open_now, name="sekali-open")
+            return self._opening
+
+    def _open_now(self) -> Serving:
+        try:
+            hub = Hub.open(self._read_settings())
+        except BaseException:
+            with self._lock:
+                self._opening = None
+            raise
+        serving = Serving(hub, self._overdue)
+        hub.on_failure = self._hub_failed
+        with self._lock:
+            self.current = serving
+            self._opening = None
+        atexit.register(self._close)
+        if hub.failed is not None:
+            self._hub_failed(hub.failed)
+        return serving
+
+    def _close(self) -> None:
+        with self._lock:
+            serving, self.current = self.current, None
+        atexit.unregister(self._close)
+        if serving is not None and not serving.close():
+            _say("The store is still busy and is left open. All that was answered for is on disk.")
+
+    def _read_settings(self) -> Settings:
+        if self._settings is not None:
+            return self._settings
+        try:
+            return Settings()
+        except ValidationError as error:
+            raise StoreUnusable("; ".join(_broken_settings(error))) from error
+
+    # Signals and failure
+
+    def _on_signal(self, number: int) -> None:
+        """In the signal's handler: no lock may be taken."""
+        if self.current is not None:
+            self.current.hub.start_draining()
+        elif self._starting_loop is not None:
+            # The store is still being opened, on a thread that may be given up: the server would wait for it.
+            self.is_leaving = True
+            signals.leave_from_signal(self._starting_loop, 128 + number)
+
+    def _hub_failed(self, error: SekaliError) -> None:
+        if self._signals.is_installed:
+            _say(f"Stopping: {error.detail}")
+            signals.ask_to_stop()
+
+    def _overdue(self) -> None:
+        """Draining took longer than it may. Where the process is a server's, it leaves now."""
+        if self._signals.is_installed:
+            _say("Something still holds up the exit. Leaving anyway: all that was answered for is on disk.")
+            os._exit(signals.FAILURE_EXIT)
+
+
+def tie(app: SekaliApp) -> None:
+    """When the app object is collected, close what it left open."""
+    weakref.finalize(app, app.lifecycle.abandon).atexit = False
+
+
+async def hub_of(app: SekaliApp) -> Hub:
+    """The app's hub, opened first if need be. Raises StoreUnusable, StoreLocked."""
+    return (app.lifecycle.current or await app.lifecycle.serving()).hub
+
+
+async def current_hub(request: Request) -> Hub:
+    """The hub, as a FastAPI dependency."""
+    return await hub_of(request.app)
+
+
+def _in_thread(work: Callable[[], _T], *, name: str) -> Future[_T]:
+    """Run `work` on a daemon thread of its own. Waiters that give up do not stop it."""
+    future: Future[_T] = concurrent.futures.Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001  (handed on to whoever waits)
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
+
+
+def _done(result: _T) -> Future[_T]:
+    future: Future[_T] = concurrent.futures.Future()
+    future.set_result(result)
+    return future
+
+
+def _broken_settings(error: ValidationError) -> list[str]:
+    """`CONSUMER_WORKERS: Input should be ...`, one for each. The value itself is not repeated."""
+    return [
+        f"{name if name.isupper() else 'SEKALI_' + name.upper()}: {found['msg']}"
+        for found in error.errors(include_url=False, include_input=False)
+        for name in [str(found["loc"][0]) if found["loc"] else "settings"]
+    ]
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"sekali: {line}\n")
+    sys.stderr.flush()

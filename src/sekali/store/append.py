@@ -1,0 +1,230 @@
+"""Appending a group: prepared by any thread, committed one at a time.
+
+Preparing digests, asks the seen index, decides, encodes and compresses; nothing of it is final. The commit checks the
+decision against what was committed in between, decides again if that changed anything, and writes one transaction. So
+a failed write never counts as seen, and the slow parts run beside the commit of the group before.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+
+from sekali.errors import TooManyTopics
+from sekali.event import BatchOutcome, EventBatch
+from sekali.store.block import LEVEL_OF_COMMITS, Columns, encode_block, encode_integers, pick
+from sekali.store.decide import Decision, Digester, GroupColumns, columns_of, decide, fingerprints_of, receipts
+from sekali.store.ledger import ledger_row
+from sekali.store.log import Log, Statement, Totals, update_totals
+from sekali.store.reader import Reader
+from sekali.store.seen import OFFSET_MAX, Generation, Mark, SeenIndex, pack_value
+from sekali.store.tail import CommitRow, Tail, tail_commit
+from sekali.store.topics import TopicBook, insert_topics
+
+_CHAIN_HEAD: Final = struct.Struct("<QQQQ")
+
+
+@dataclass(slots=True)
+class PreparedGroup:
+    """A group as it will be written, unless the commit finds that it must be decided again."""
+
+    batch_sizes: list[int]
+    columns: GroupColumns
+    found: dict[bytes, int]
+    captured: Generation
+    decision: Decision
+    new_keys: dict[bytes, int]
+    """Digest -> fingerprint of each new event, in order."""
+    topic_names: list[str]
+    """Those of the block's topic indexes first, then those that only duplicates name."""
+    topic_counts: list[tuple[int, int, int, int, int]]
+    """For each name: events, duplicates, conflicts, places of the first and last event in the block."""
+    block: bytes | None
+
+
+class Appender:
+    """Owns the state that a commit changes. `turn` is held by whoever writes."""
+
+    def __init__(
+        self, log: Log, totals: Totals, topics: TopicBook, tail: Tail, seen: SeenIndex, reader: Reader, topics_max: int
+    ) -> None:
+        self.turn = threading.Lock()
+        self.totals = totals
+        self._log = log
+        self._topics = topics
+        self._tail = tail
+        self._seen = seen
+        self._reader = reader
+        self._topics_max = topics_max
+        self._local = threading.local()
+
+    def digester(self) -> Digester:
+        """This thread's."""
+        digester: Digester | None = getattr(self._local, "digester", None)
+        if digester is None:
+            digester = self._local.digester = Digester(self._log.identity.digest_key)
+        return digester
+
+    def prepare(self, batches: Sequence[EventBatch]) -> PreparedGroup:
+        """Everything that can be done before the group's turn. At least one event."""
+        columns = columns_of(batches)
+        columns.digests = self.digester().digests(columns.topics, columns.event_ids)
+        columns.fingerprints = fingerprints_of(columns.payloads)
+        found, captured = self._seen.find(columns.digests)
+        return self._decided([len(batch) for batch in batches], columns, found, captured)
+
+    def _decided(
+        self, batch_sizes: list[int], columns: GroupColumns, found: dict[bytes, int], captured: Generation
+    ) -> PreparedGroup:
+        decision = decide(columns, found, self._stored_payloads)
+        places = decision.new_places
+        if places is None:
+            new = Columns((), columns.event_ids, columns.timestamps, columns.sources, columns.payloads, columns.extras)
+            new_topics: Sequence[str] = columns.topics
+            new_keys = dict(zip(columns.digests, columns.fingerprints, strict=True))
+        else:
+            new = Columns(
+                (),
+                pick(columns.event_ids, places),
+                pick(columns.timestamps, places),
+                pick(columns.sources, places),
+                pick(columns.payloads, places),
+                None if columns.extras is None else pick(columns.extras, places),
+            )
+            new_topics = pick(columns.topics, places)
+            new_keys = dict(zip(pick(columns.digests, places), pick(columns.fingerprints, places), strict=True))
+        if new.extras is not None and not any(new.extras):
+            new.extras = None
+        names = list(dict.fromkeys([*new_topics, *(columns.topics[each.place] for each in decision.duplicates)]))
+        if len(names) == 1:
+            new.topics = [0] * len(new)
+        else:
+            index_of = {name: index for index, name in enumerate(names)}
+            new.topics = [index_of[name] for name in new_topics]
+        return PreparedGroup(
+            batch_sizes=batch_sizes,
+            columns=columns,
+            found=found,
+            captured=captured,
+            decision=decision,
+            new_keys=new_keys,
+            topic_names=names,
+            topic_counts=_topic_counts(names, new_topics, columns, decision),
+            block=encode_block(new, level=LEVEL_OF_COMMITS) if len(new) else None,
+        )
+
+    def _stored_payloads(self, wanted: Sequence[tuple[str, int]]) -> Mapping[int, bytes]:
+        return self._reader.payloads_at([(self._topics.ids[topic], offset) for topic, offset in wanted])
+
+    def commit(self, group: PreparedGroup, stamp_us: int, before_answer: Callable[[], None]) -> list[BatchOutcome]:
+        """Writes the group; its receipts, one outcome per batch. The caller holds the turn.
+
+        `before_answer` is called once the transaction is durable, and may raise. Raises TooManyTopics, DiskFull (in
+        both cases nothing was stored) and OutcomeUnknown.
+        """
+        late = self._seen.walk(group.captured, group.new_keys)
+        if late:
+            found = {**group.found, **late}
+            group = self._decided(group.batch_sizes, group.columns, found, group.captured)
+        before = self.totals
+        row, new_names = self._commit_row(group, max(before.store_time_us, stamp_us))
+        conflicts = sum(each.is_conflict for each in group.decision.duplicates)
+        totals = Totals(
+            commit_no=row.commit_no,
+            chain=row.chain,
+            last_offset=before.last_offset + row.events,
+            store_time_us=row.stamp_us,
+            duplicates=before.duplicates + len(group.decision.duplicates),
+            conflicts=before.conflicts + conflicts,
+            events=before.events + row.events,
+        )
+        assert totals.last_offset <= OFFSET_MAX, "the offset no longer fits the seen index"
+        self._log.write(self._statements(group, row, totals, new_names))
+        before_answer()
+        self._publish(group, row, totals, new_names)
+        return _outcomes(group, row.first_offset)
+
+    def _commit_row(self, group: PreparedGroup, stamp_us: int) -> tuple[CommitRow, list[str]]:
+        new_names = [name for name in group.topic_names if name not in self._topics.ids]
+        if new_names and len(self._topics) + len(new_names) > self._topics_max:
+            raise TooManyTopics(
+                f"The store holds {len(self._topics)} topics and may hold {self._topics_max}; nothing was stored. "
+                "Raise SEKALI_TOPICS_MAX, or publish under fewer names."
+            )
+        first_new = len(self._topics) + 1
+        ids = {name: topic_id for topic_id, name in enumerate(new_names, first_new)}
+        fields: list[int] = []
+        for name, counts in zip(group.topic_names, group.topic_counts, strict=True):
+            fields += (ids.get(name) or self._topics.ids[name], *counts)
+        topics = encode_integers(fields)
+        first_offset = self.totals.last_offset + 1
+        commit_no = self.totals.commit_no + 1
+        events = len(group.new_keys)
+        chain = blake2b(self.totals.chain, digest_size=16)
+        chain.update(_CHAIN_HEAD.pack(commit_no, first_offset, events, stamp_us))
+        chain.update(topics)
+        chain.update(group.block or b"")
+        return CommitRow(commit_no, first_offset, events, stamp_us, chain.digest(), topics, group.block), new_names
+
+    def _statements(
+        self, group: PreparedGroup, row: CommitRow, totals: Totals, new_names: list[str]
+    ) -> list[Statement]:
+        statements = [row.insertion(), update_totals(totals)]
+        if new_names:
+            statements.append(insert_topics(new_names, len(self._topics) + 1))
+        duplicates = group.decision.duplicates
+        if duplicates:
+            statements.append(ledger_row(row.commit_no, row.stamp_us, group.columns, duplicates, row.first_offset))
+        return statements
+
+    def _publish(self, group: PreparedGroup, row: CommitRow, totals: Totals, new_names: list[str]) -> None:
+        """Makes the commit visible, in the order in which readers look: names, tail, figures, totals, keys."""
+        for topic_id, name in enumerate(new_names, len(self._topics) + 1):
+            self._topics.add(name, topic_id)
+        commit, changes = tail_commit(row)
+        self._tail.append(commit)
+        self._topics.apply(changes, row.stamp_us)
+        self.totals = totals
+        keys = {
+            digest: pack_value(offset, fingerprint)
+            for offset, (digest, fingerprint) in enumerate(group.new_keys.items(), row.first_offset)
+        }
+        self._seen.add(keys, Mark(row.commit_no, row.chain, totals.last_offset))
+
+
+def _topic_counts(
+    names: Sequence[str], new_topics: Sequence[str], columns: GroupColumns, decision: Decision
+) -> list[tuple[int, int, int, int, int]]:
+    if len(names) == 1:
+        events, duplicates = len(new_topics), len(decision.duplicates)
+        conflicts = sum(each.is_conflict for each in decision.duplicates)
+        return [(events, duplicates, conflicts, 0, max(0, events - 1))]
+    events_of = Counter(new_topics)
+    last_place = {name: place for place, name in enumerate(new_topics)}
+    first_place = {
+        name: place for place, name in zip(range(len(new_topics) - 1, -1, -1), reversed(new_topics), strict=True)
+    }
+    duplicates_of = Counter(columns.topics[each.place] for each in decision.duplicates)
+    conflicts_of = Counter(columns.topics[each.place] for each in decision.duplicates if each.is_conflict)
+    return [
+        (events_of[name], duplicates_of[name], conflicts_of[name], first_place.get(name, 0), last_place.get(name, 0))
+        for name in names
+    ]
+
+
+def _outcomes(group: PreparedGroup, first_offset: int) -> list[BatchOutcome]:
+    offsets, statuses = receipts(len(group.columns), group.decision, first_offset)
+    outcomes = []
+    start = 0
+    for size in group.batch_sizes:
+        part = None if statuses is None else statuses[start : start + size]
+        if part is not None and not any(part):
+            part = None
+        outcomes.append(BatchOutcome(offsets[start : start + size], part))
+        start += size
+    return outcomes

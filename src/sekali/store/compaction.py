@@ -1,0 +1,220 @@
+"""Compaction: a stretch of the tail becomes a run, sorted by (topic, offset) and cut into blocks.
+
+Built outside the store's turn from rows that no longer change; then written in bounded steps. The new blocks are not
+live until the run's row stands, which is the last step; killed before, they are dropped at the next opening. Every
+event is rewritten once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Final
+
+import apsw
+
+from sekali.store.block import LEVEL_OF_RUNS, Columns, decode_block, decode_integers, encode_block, encode_integers
+from sekali.store.log import Log, Statement
+from sekali.store.rows import row_checksum, value_of
+from sekali.store.tail import FIELDS_PER_TOPIC, CommitRow, TailCommit, commit_rows
+
+RUN_EVENTS: Final = 65_536
+RUN_COMMITS_MAX: Final = 1_024
+RUN_BYTES_MAX: Final = 16 * 1024 * 1024
+BLOCK_EVENTS: Final = 1_000
+_BLOCK_PAYLOAD_BYTES: Final = 1024 * 1024
+_STEP_BYTES: Final = 1024 * 1024
+_STEP_ROWS: Final = 2_000
+_DELETE_COMMITS_PER_STEP: Final = 256
+
+_INSERT_BLOCK: Final = "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_TOPIC_BLOCK: Final = "INSERT INTO topic_blocks VALUES (?, ?, ?, ?, ?, ?)"
+_INSERT_RUN: Final = "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_MARK: Final = "INSERT OR REPLACE INTO index_marks VALUES (?, ?, ?, ?)"
+
+
+@dataclass(frozen=True, slots=True)
+class RunSizes:
+    """When a run is due, and how its blocks are cut."""
+
+    run_events: int = RUN_EVENTS
+    run_commits_max: int = RUN_COMMITS_MAX
+    block_events: int = BLOCK_EVENTS
+
+
+@dataclass(slots=True)
+class RunDraft:
+    """A run that is built and not yet written."""
+
+    first_commit: int
+    last_commit: int
+    topic_ids: list[int]
+    """All topics that its commits name, also those with duplicates only."""
+    run_row: tuple[Any, ...]
+    block_steps: list[list[Statement]]
+
+
+def due(commits: Sequence[TailCommit], sizes: RunSizes) -> list[TailCommit]:
+    """The oldest commits of the tail that make a run; none while there are too few."""
+    events = size = 0
+    for count, commit in enumerate(commits, 1):
+        events += commit.events
+        size += commit.block_bytes
+        if events >= sizes.run_events or count >= sizes.run_commits_max or size >= RUN_BYTES_MAX:
+            return list(commits[:count])
+    return []
+
+
+def build_run(log: Log, commits: Sequence[TailCommit], sizes: RunSizes) -> RunDraft:
+    """Reads, sorts and compresses. Raises StoreCorrupt when a commit is damaged."""
+    first, last = commits[0], commits[-1]
+    with log.snapshot() as connection:
+        rows = commit_rows(connection, first.commit_no, last.commit_no)
+        run_no, first_block = _next_numbers(connection)
+    assert len(rows) == len(commits), "nobody else takes commits out of the tail"
+    topic_ids, events = _gathered(rows)
+    places = sorted(range(len(events)), key=topic_ids.__getitem__)  # stable: by offset within a topic
+    blocks = list(_blocks(events, topic_ids, places, run_no, first_block, sizes))
+    columns = (
+        run_no,
+        first.commit_no,
+        last.commit_no,
+        first.first_offset,
+        last.last_offset,
+        first.stamp_us,
+        last.stamp_us,
+        first_block,
+        first_block + len(blocks) - 1,
+        last.chain,
+    )
+    return RunDraft(
+        first_commit=first.commit_no,
+        last_commit=last.commit_no,
+        topic_ids=sorted({topic_id for commit in commits for topic_id in commit.topic_ids}),
+        run_row=(*columns, row_checksum(*columns)),
+        block_steps=_steps(blocks),
+    )
+
+
+def _next_numbers(connection: apsw.Connection) -> tuple[int, int]:
+    run_no = value_of(connection, "SELECT max(run_no) FROM runs") or 0
+    block_no = value_of(connection, "SELECT max(last_block) FROM runs") or 0
+    return run_no + 1, block_no + 1
+
+
+def _gathered(rows: Sequence[CommitRow]) -> tuple[list[int], Columns]:
+    """All events of the rows in offset order, and each one's topic id."""
+    topic_ids: list[int] = []
+    ids: list[str] = []
+    timestamps: list[str] = []
+    sources: list[str] = []
+    payloads: list[bytes] = []
+    offsets: list[int] = []
+    stamps: list[int] = []
+    extras: list[bytes] = []
+    has_extras = False
+    for row in rows:
+        if row.block is None:
+            continue
+        columns = decode_block(row.block, row.events)
+        of_index = decode_integers(row.topics)[0::FIELDS_PER_TOPIC]
+        topic_ids += [of_index[index] for index in columns.topics]
+        ids += columns.event_ids
+        timestamps += columns.timestamps
+        sources += columns.sources
+        payloads += columns.payloads
+        extras += columns.extras or [b""] * row.events
+        has_extras = has_extras or columns.extras is not None
+        offsets += range(row.first_offset, row.first_offset + row.events)
+        stamps += [row.stamp_us] * row.events
+    events = Columns(topic_ids, ids, timestamps, sources, payloads, extras if has_extras else None, offsets, stamps)
+    return topic_ids, events
+
+
+def _blocks(
+    events: Columns, topic_ids: Sequence[int], places: Sequence[int], run_no: int, first_block: int, sizes: RunSizes
+) -> Iterator[tuple[tuple[Any, ...], list[tuple[Any, ...]]]]:
+    """Each block's row, and the rows of `topic_blocks` that lead to it."""
+    for block_no, span in enumerate(_cuts(events, places, sizes.block_events), first_block):
+        columns = events.at(span)
+        offsets = columns.offsets or ()
+        topics: list[int] = []
+        topic_rows: list[tuple[Any, ...]] = []
+        start = 0
+        for topic_id, group in groupby(topic_ids[place] for place in span):
+            count = sum(1 for _ in group)
+            row = (topic_id, offsets[start], offsets[start + count - 1], count, block_no)
+            topic_rows.append((*row, row_checksum(*row)))
+            topics += (topic_id, count)
+            start += count
+        index_of = {topic_id: index for index, topic_id in enumerate(topics[0::2])}
+        columns.topics = [index_of[topic_ids[place]] for place in span]
+        block = encode_block(columns, level=LEVEL_OF_RUNS)
+        head = (block_no, run_no, min(offsets), max(offsets), len(span))
+        packed = encode_integers(topics)
+        yield (*head, row_checksum(*head, packed, block), packed, block), topic_rows
+
+
+def _cuts(events: Columns, places: Sequence[int], block_events: int) -> Iterator[Sequence[int]]:
+    """The sorted places, cut after `block_events` events or about a mebibyte of payload."""
+    start = size = 0
+    for end, place in enumerate(places):
+        if end > start and (end - start >= block_events or size >= _BLOCK_PAYLOAD_BYTES):
+            yield places[start:end]
+            start, size = end, 0
+        size += len(events.payloads[place])
+    if start < len(places):
+        yield places[start:]
+
+
+def _steps(blocks: Sequence[tuple[tuple[Any, ...], list[tuple[Any, ...]]]]) -> list[list[Statement]]:
+    """The blocks' insertions as bounded transactions."""
+    steps: list[list[Statement]] = []
+    block_rows: list[tuple[Any, ...]] = []
+    topic_rows: list[tuple[Any, ...]] = []
+    size = 0
+    for block_row, leads in blocks:
+        block_rows.append(block_row)
+        topic_rows += leads
+        size += len(block_row[-1])
+        if size >= _STEP_BYTES or len(topic_rows) >= _STEP_ROWS:
+            steps.append([(_INSERT_BLOCK, block_rows), (_INSERT_TOPIC_BLOCK, topic_rows)])
+            block_rows, topic_rows, size = [], [], 0
+    if block_rows:
+        steps.append([(_INSERT_BLOCK, block_rows), (_INSERT_TOPIC_BLOCK, topic_rows)])
+    return steps
+
+
+def go_live(draft: RunDraft, marks: Sequence[TailCommit]) -> list[Statement]:
+    """The step after which the run answers for its commits. `marks`: those that the seen index may still name."""
+    rows = [(mark.commit_no, mark.chain, mark.last_offset) for mark in marks]
+    return [
+        (_INSERT_RUN, [draft.run_row]),
+        (_INSERT_MARK, [(*row, row_checksum(*row)) for row in rows]),
+    ]
+
+
+def deletions(draft: RunDraft, oldest_mark: int) -> Iterator[list[Statement]]:
+    """The steps that drop the commits a live run has taken over, and marks that the index can't name any more."""
+    yield [("DELETE FROM index_marks WHERE commit_no < ?", [(oldest_mark,)])]
+    for start in range(draft.first_commit, draft.last_commit + 1, _DELETE_COMMITS_PER_STEP):
+        end = min(start + _DELETE_COMMITS_PER_STEP - 1, draft.last_commit)
+        yield [("DELETE FROM commits WHERE commit_no BETWEEN ? AND ?", [(start, end)])]
+
+
+def leftovers(connection: apsw.Connection) -> list[list[Statement]]:
+    """Steps that remove what a killed compaction left: blocks of no run, commits of a live one."""
+    last_block = value_of(connection, "SELECT max(last_block) FROM runs") or 0
+    last_commit = value_of(connection, "SELECT max(last_commit) FROM runs") or 0
+    steps: list[list[Statement]] = []
+    if value_of(connection, "SELECT 1 FROM blocks WHERE block_no > ? LIMIT 1", last_block):
+        steps.append(
+            [
+                ("DELETE FROM topic_blocks WHERE block_no > ?", [(last_block,)]),
+                ("DELETE FROM blocks WHERE block_no > ?", [(last_block,)]),
+            ]
+        )
+    if value_of(connection, "SELECT 1 FROM commits WHERE commit_no <= ? LIMIT 1", last_commit):
+        steps.append([("DELETE FROM commits WHERE commit_no <= ?", [(last_commit,)])])
+    return steps

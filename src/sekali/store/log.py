@@ -1,0 +1,258 @@
+"""The log in SQLite: opening, one transaction at a time for the writer, snapshots for readers, checkpoints.
+
+Every driver error is translated here. A full disk rolls back and is DiskFull; after anything else that went wrong in a
+transaction it is not known what the file holds, so it is OutcomeUnknown and the store must stop (the WAL may hold a
+commit whose fsync failed; writing on would build upon it. See "How To Corrupt", section 3.1, sqlite.org).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import apsw
+
+from sekali.errors import DiskFull, OutcomeUnknown, StoreCorrupt, StoreUnusable
+from sekali.store.guard import fsync_directory
+from sekali.store.rows import check_row, row_checksum, rows_of, value_of
+
+APPLICATION_ID: Final = 0x53454B41  # "SEKA"
+FORMAT_VERSION: Final = 1
+_SQLITE_SOUND: Final = 3_051_003  # 3.7.0 to 3.51.2 can corrupt a WAL database (sqlite.org/wal.html#walresetbug)
+_READERS_KEPT_MAX: Final = 8
+_BUSY_TIMEOUT_MS: Final = 10_000
+_CHECKPOINT_PAGES: Final = 4_096
+
+Statement = tuple[str, Sequence[tuple[Any, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What was decided when the store was made."""
+
+    store_id: bytes
+    digest_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The one row of `totals`."""
+
+    commit_no: int = 0
+    chain: bytes = bytes(16)
+    last_offset: int = 0
+    store_time_us: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    events: int = 0
+
+    def row(self) -> tuple[Any, ...]:
+        return (
+            self.commit_no,
+            self.chain,
+            self.last_offset,
+            self.store_time_us,
+            self.duplicates,
+            self.conflicts,
+            self.events,
+        )
+
+
+UPDATE_TOTALS: Final = """
+    UPDATE totals SET commit_no = ?, chain = ?, last_offset = ?, store_time_us = ?, duplicates = ?, conflicts = ?,
+                      events = ?, checksum = ? WHERE id = 1"""
+
+
+def update_totals(totals: Totals) -> Statement:
+    return UPDATE_TOTALS, [(*totals.row(), row_checksum(*totals.row()))]
+
+
+class Log:
+    """One writer connection, used by whoever holds the store's turn; read-only connections for everybody else."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens or creates the file. Raises StoreUnusable with what to do about it."""
+        if apsw.SQLITE_VERSION_NUMBER < _SQLITE_SOUND:
+            raise StoreUnusable(
+                f"SQLite {apsw.sqlite_lib_version()} can corrupt a database in WAL mode; pip install --upgrade apsw"
+            )
+        self.path = path
+        self._readers: list[apsw.Connection] = []
+        self._readers_lock = threading.Lock()
+        self._closed = False
+        self._wal_pages = 0
+        self._checkpoint_at_pages = _CHECKPOINT_PAGES
+        try:
+            self._writer = apsw.Connection(str(path))
+            self._prepare_file()
+            self._writer.set_wal_hook(self._note_wal_pages)
+            self._checkpointer = _tuned(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE))
+            self.identity = self._read_identity()
+            # Before anything is served: after a failed fsync, what the WAL holds may be in memory only.
+            self._checkpointed(self._writer, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except apsw.NotADBError as error:
+            raise StoreUnusable(f"{path} is not a SQLite file; point DB_PATH to a new file.") from error
+        except apsw.CorruptError as error:
+            raise StoreUnusable(f"{path} is damaged ({error}); restore it from a backup.") from error
+        except OutcomeUnknown as error:
+            raise StoreUnusable(f"{path} cannot be opened: {error.detail}") from error
+        except apsw.Error as error:
+            raise StoreUnusable(
+                f"{path} cannot be opened: {error}. Check the folder, its owner and DB_PATH."
+            ) from error
+
+    def _prepare_file(self) -> None:
+        writer = _tuned(self._writer)
+        application_id = writer.pragma("application_id")
+        version = writer.pragma("user_version")
+        is_empty = not value_of(writer, "SELECT count(*) FROM sqlite_schema")
+        if application_id == 0 and version == 0 and is_empty:
+            self._create()
+        elif application_id != APPLICATION_ID:
+            raise StoreUnusable(
+                f"{self.path} is a SQLite file of another program (application_id {application_id}); "
+                "Sekali leaves it as it is. Point DB_PATH to a new file."
+            )
+        elif version > FORMAT_VERSION:
+            raise StoreUnusable(
+                f"{self.path} was written by a newer version (format {version}, this one reads {FORMAT_VERSION}); "
+                "pip install --upgrade sekali"
+            )
+        writer.pragma("journal_mode", "wal")
+
+    def _create(self) -> None:
+        """Makes the file in one transaction: killed half way, it is empty still and is made anew."""
+        writer = self._writer
+        writer.pragma("auto_vacuum", "incremental")
+        writer.pragma("journal_mode", "wal")
+        identity = (os.urandom(16), os.urandom(32), time.time_ns() // 1000)
+        totals = Totals()
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute((Path(__file__).parent / "schema.sql").read_text("utf-8"))
+        writer.execute("INSERT INTO store VALUES (1, ?, ?, ?, ?)", (*identity, row_checksum(*identity)))
+        writer.execute(
+            "INSERT INTO totals VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)", (*totals.row(), row_checksum(*totals.row()))
+        )
+        writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        writer.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        writer.execute("COMMIT")
+        writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        fsync_directory(self.path.parent)
+
+    def _read_identity(self) -> Identity:
+        sql = "SELECT store_id, digest_key, created_at_us, checksum FROM store"
+        store_id, digest_key, created_at_us, checksum = rows_of(self._writer, sql)[0]
+        check_row("the store's identity", checksum, store_id, digest_key, created_at_us)
+        return Identity(store_id, digest_key)
+
+    def read_totals(self) -> Totals:
+        sql = "SELECT commit_no, chain, last_offset, store_time_us, duplicates, conflicts, events, checksum FROM totals"
+        *columns, checksum = rows_of(self._writer, sql)[0]
+        check_row("the totals", checksum, *columns)
+        return Totals(*columns)
+
+    def write(self, statements: Iterable[Statement]) -> None:
+        """All statements in one durable transaction. The caller holds the store's turn.
+
+        Raises DiskFull (nothing was written) or OutcomeUnknown (the store must stop).
+        """
+        writer = self._writer
+        try:
+            writer.execute("BEGIN IMMEDIATE")
+            for sql, rows in statements:
+                writer.executemany(sql, rows)
+            writer.execute("COMMIT")
+        except apsw.FullError as error:
+            self._roll_back()
+            raise DiskFull(f"The disk of {self.path} is full; nothing was stored.", retry_after_s=5) from error
+        except apsw.Error as error:
+            raise OutcomeUnknown(
+                f"The store failed while writing ({error}). Send the same events again after it has restarted.",
+                retry_after_s=5,
+            ) from error
+
+    def _roll_back(self) -> None:
+        if self._writer.in_transaction:
+            try:
+                self._writer.execute("ROLLBACK")
+            except apsw.Error as error:
+                raise OutcomeUnknown(f"The store could not roll back ({error}).", retry_after_s=5) from error
+
+    @contextmanager
+    def snapshot(self) -> Iterator[apsw.Connection]:
+        """A read-only connection inside one read transaction. Keep it short: it holds back checkpoints."""
+        with self._readers_lock:
+            connection = self._readers.pop() if self._readers else None
+        if connection is None:
+            connection = _tuned(apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY))
+        try:
+            connection.execute("BEGIN")
+            yield connection
+        except apsw.CorruptError as error:
+            raise StoreCorrupt(f"{self.path} is damaged ({error}); restore it from a backup.") from error
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            with self._readers_lock:
+                keep = not self._closed and len(self._readers) < _READERS_KEPT_MAX
+                if keep:
+                    self._readers.append(connection)
+            if not keep:
+                connection.close()
+
+    @property
+    def checkpoint_is_due(self) -> bool:
+        """Whether the write-ahead log has grown enough since the last checkpoint."""
+        return self._wal_pages >= self._checkpoint_at_pages
+
+    def checkpoint(self, *, in_turn: bool) -> None:
+        """Copies what it can of the WAL into the database file, beside readers, and beside commits unless `in_turn`.
+
+        Done in the store's turn it reaches the WAL's end, and the next commit starts the WAL over. SQLite's own
+        automatic checkpoints are off, since they ignore an I/O error. Raises OutcomeUnknown: the store must stop.
+        """
+        self._checkpoint_at_pages = self._wal_pages + _CHECKPOINT_PAGES if in_turn else self._checkpoint_at_pages
+        _, copied = self._checkpointed(self._writer if in_turn else self._checkpointer, apsw.SQLITE_CHECKPOINT_PASSIVE)
+        if in_turn and copied >= self._wal_pages:
+            self._wal_pages = 0
+            self._checkpoint_at_pages = _CHECKPOINT_PAGES
+
+    def _checkpointed(self, connection: apsw.Connection, mode: int) -> tuple[int, int]:
+        """(frames in the WAL, frames copied)."""
+        try:
+            return connection.wal_checkpoint(mode=mode)
+        except apsw.BusyError:
+            return 1, 0
+        except apsw.FullError as error:
+            raise DiskFull(f"The disk of {self.path} is full.", retry_after_s=5) from error
+        except apsw.Error as error:
+            raise OutcomeUnknown(f"The store failed in a checkpoint ({error}).", retry_after_s=5) from error
+
+    def _note_wal_pages(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+    def close(self) -> None:
+        """Closes every connection. A read under way keeps its own until it ends."""
+        with self._readers_lock:
+            self._closed = True
+            readers, self._readers = self._readers, []
+        for connection in readers:
+            connection.close()
+        self._checkpointer.close()
+        self._writer.close()
+
+
+def _tuned(connection: apsw.Connection) -> apsw.Connection:
+    connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
+    connection.pragma("synchronous", "full")
+    connection.pragma("wal_autocheckpoint", 0)
+    connection.pragma("secure_delete", True)
+    connection.pragma("trusted_schema", False)
+    return connection

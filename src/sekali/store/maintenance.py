@@ -1,0 +1,123 @@
+"""What the store does beside answering: it turns the tail into runs and checkpoints the write-ahead log."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from sekali.errors import DiskFull, SekaliError
+from sekali.store.append import Appender
+from sekali.store.compaction import RunDraft, RunSizes, build_run, deletions, due, go_live, leftovers
+from sekali.store.log import Log
+from sekali.store.seen import SeenIndex
+from sekali.store.tail import Tail
+from sekali.store.topics import TopicBook
+
+_TOPICS_PER_STEP: Final = 1_000
+_RETRY_S: Final = 1.0
+
+
+class Maintenance:
+    """One daemon thread. Every step that writes takes the store's turn, and is bounded."""
+
+    def __init__(
+        self,
+        log: Log,
+        appender: Appender,
+        topics: TopicBook,
+        tail: Tail,
+        seen: SeenIndex,
+        sizes: RunSizes,
+        on_failure: Callable[[SekaliError], None],
+    ) -> None:
+        self._log = log
+        self._appender = appender
+        self._topics = topics
+        self._tail = tail
+        self._seen = seen
+        self._sizes = sizes
+        self._on_failure = on_failure
+        self._wake = threading.Event()
+        self._is_closing = False
+        self._one_at_a_time = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="sekali-maintenance", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def notice(self) -> None:
+        """Tells that a commit was made: wakes the thread when there is something to do."""
+        tail = self._tail
+        full = tail.events >= self._sizes.run_events or len(tail.commits) >= self._sizes.run_commits_max
+        if full or self._log.checkpoint_is_due:
+            self._wake.set()
+
+    def close(self) -> None:
+        """Lets the step under way finish; what remains is done after the next opening."""
+        self._is_closing = True
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        waits_for_index = False
+        while True:
+            self._wake.wait(_RETRY_S if waits_for_index else None)
+            self._wake.clear()
+            if self._is_closing:
+                return
+            try:
+                while self.compact() and not self._is_closing:
+                    self.checkpoint_when_large()
+                self.checkpoint_when_large()
+                waits_for_index = bool(due(self._tail.commits, self._sizes))
+            except DiskFull:
+                waits_for_index = True  # publishing is refused meanwhile; try again when there is room
+            except SekaliError as error:
+                self._on_failure(error)
+                return
+
+    def compact(self) -> bool:
+        """Makes one run if one is due; whether it did. Commits that the index lacks stay: it may still name them."""
+        with self._one_at_a_time:
+            commits = due(self._tail.commits, self._sizes)
+            if not commits or commits[-1].commit_no > self._seen.done.commit_no:
+                return False
+            self._remove_leftovers()
+            draft = build_run(self._log, commits, self._sizes)
+            for step in draft.block_steps:
+                with self._appender.turn:
+                    self._log.write(step)
+            self._fold(draft)
+            marks = self._seen.marks_perhaps_on_disk()
+            with self._appender.turn:
+                self._log.write(go_live(draft, [commit for commit in commits if commit.commit_no in marks]))
+                self._tail.drop_through(draft.last_commit)
+            for step in deletions(draft, min(marks, default=0)):
+                with self._appender.turn:
+                    self._log.write(step)
+            return True
+
+    def _remove_leftovers(self) -> None:
+        """Of a compaction that a full disk cut short: its blocks' numbers are about to be used again."""
+        with self._log.snapshot() as connection:
+            steps = leftovers(connection)
+        for step in steps:
+            with self._appender.turn:
+                self._log.write(step)
+
+    def _fold(self, draft: RunDraft) -> None:
+        """Writes the figures of the run's topics as they are now: later commits are told by `folded_commit`."""
+        for start in range(0, len(draft.topic_ids), _TOPICS_PER_STEP):
+            with self._appender.turn:
+                commit_no = self._appender.totals.commit_no
+                self._log.write([self._topics.fold(draft.topic_ids[start : start + _TOPICS_PER_STEP], commit_no)])
+
+    def checkpoint_when_large(self) -> None:
+        """Copies most of the WAL beside the commits, then the rest in the store's turn, so that it starts over."""
+        if not self._log.checkpoint_is_due:
+            return
+        self._log.checkpoint(in_turn=False)
+        with self._appender.turn:
+            self._log.checkpoint(in_turn=True)

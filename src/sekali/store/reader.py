@@ -1,0 +1,420 @@
+"""Reading the log: runs of sorted blocks first, then the tail; in either direction, from any offset.
+
+Every step reads a bounded window of blocks in one short read transaction, closes it, and only then decodes. What is
+served is bound by offset, so a compaction between two steps changes nothing: a run holds what its commits held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import apsw
+
+from sekali.errors import StoreCorrupt
+from sekali.event import ReadQuery, StoredEvents
+from sekali.store.block import Columns, decode_block, decode_integers, pick
+from sekali.store.log import Log
+from sekali.store.rows import check_row, rows_of, value_of
+from sekali.store.tail import CommitRow, Tail, TailCommit, commit_rows, first_reaching
+from sekali.store.topics import TopicBook
+
+WINDOW_EVENTS: Final = 8_192
+"""A window holds about this many candidate events, or as many as the limit asks for."""
+_ENTRIES_PER_TOPIC: Final = 64
+_TAIL_BYTES_MAX: Final = 8 * 1024 * 1024
+YIELD_EVENTS_MAX: Final = 8_192
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A block that may hold what is looked for: its number, offset range and number of candidate events."""
+
+    block_no: int
+    first_offset: int
+    last_offset: int
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A row with events, read but not decoded. `stamp_us` and a gap-free range when it is a commit of the tail."""
+
+    topic_ids: tuple[int, ...]
+    block: bytes
+    events: int
+    first_offset: int
+    stamp_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Loaded rows that hold every candidate with low <= offset <= high."""
+
+    rows: list[_Loaded]
+    low: int
+    high: int
+
+
+@dataclass(slots=True)
+class _Scan:
+    """A read under way: its query, resolved, and the offsets still to visit (both inclusive)."""
+
+    topic_ids: frozenset[int]
+    source: str | None
+    since_us: int | None
+    until_us: int | None
+    descending: bool
+    low: int
+    high: int
+    left: int | None
+
+    @property
+    def want(self) -> int:
+        has_row_filter = self.source is not None or self.since_us is not None or self.until_us is not None
+        if self.left is None:
+            return WINDOW_EVENTS if self.topic_ids else 1 << 62
+        return max(self.left, WINDOW_EVENTS) if has_row_filter else self.left
+
+
+class Reader:
+    """Thread-safe: it only reads the log, the tail's list and the topics' names."""
+
+    def __init__(self, log: Log, topics: TopicBook, tail: Tail) -> None:
+        self._log = log
+        self._topics = topics
+        self._tail = tail
+        self.blocks_read = 0
+        """Blocks and commit rows decoded since opening; a statistic that shows what a read cost."""
+
+    def read(self, query: ReadQuery, end: int) -> Iterator[StoredEvents]:
+        """Runs of matching events up to offset `end`, none empty. Raises StoreCorrupt at the damaged row."""
+        ids = [self._topics.ids.get(name) for name in query.topics]
+        topic_ids = frozenset(topic_id for topic_id in ids if topic_id is not None)
+        if query.topics and not topic_ids:
+            return
+        high = end if query.before is None else min(end, query.before - 1)
+        scan = _Scan(
+            topic_ids,
+            query.source,
+            query.since_us,
+            query.until_us,
+            query.descending,
+            query.after + 1,
+            high,
+            query.limit,
+        )
+        self._narrow_by_time(scan)
+        while scan.low <= scan.high and scan.left != 0:
+            window = self._next_window(scan)
+            events = self._matching(window, scan)
+            if scan.descending:
+                scan.high = window.low - 1
+            else:
+                scan.low = window.high + 1
+            if scan.left is not None:
+                scan.left -= len(events)
+            for start in range(0, len(events), YIELD_EVENTS_MAX):
+                yield _part(events, start, YIELD_EVENTS_MAX)
+
+    def event_at(self, topic_id: int, offset: int) -> StoredEvents:
+        """The one event of that topic at that offset. Raises StoreCorrupt when it is not there."""
+        scan = _Scan(frozenset((topic_id,)), None, None, None, False, offset, offset, 1)
+        events = self._matching(self._next_window(scan), scan)
+        if len(events) != 1:
+            raise StoreCorrupt(f"The event at offset {offset} is missing from the log. Restore the file from a backup.")
+        return events
+
+    def payloads_at(self, wanted: Iterable[tuple[int, int]]) -> dict[int, bytes]:
+        """Payloads by offset for (topic_id, offset) pairs; neighbours are read together."""
+        ordered = sorted(wanted, key=lambda pair: pair[1])
+        offsets_wanted = {offset for _, offset in ordered}
+        payloads: dict[int, bytes] = {}
+        for topic_id, offset in ordered:
+            if offset not in payloads:
+                scan = _Scan(frozenset((topic_id,)), None, None, None, False, offset, offset, 1)
+                for row in self._next_window(scan).rows:
+                    columns, offsets = self._decoded(row)
+                    neighbours = zip(offsets, columns.payloads, strict=True)
+                    payloads.update(pair for pair in neighbours if pair[0] in offsets_wanted)
+                if offset not in payloads:
+                    raise StoreCorrupt(f"The event at offset {offset} is missing. Restore the file from a backup.")
+        return payloads
+
+    # Choosing what to read next
+
+    def _next_window(self, scan: _Scan) -> _Window:
+        while True:
+            commits = self._tail.commits  # captured before the snapshot: what it lacks there, a run has
+            with self._log.snapshot() as connection:
+                live_through = _live_through(connection)
+                in_runs = scan.high <= live_through if scan.descending else scan.low <= live_through
+                if in_runs:
+                    window = self._window_of_runs(connection, scan, live_through)
+                else:
+                    tail_window = self._window_of_tail(connection, scan, commits, live_through)
+                    if tail_window is None and commits is self._tail.commits:
+                        raise StoreCorrupt("Commits are missing from the log. Restore the file from a backup.")
+                    if tail_window is None:
+                        continue
+                    window = tail_window
+            assert window.high >= scan.low, "every window gets a read further up"
+            assert window.low <= scan.high, "every window gets a read further down"
+            return window
+
+    def _window_of_runs(self, connection: apsw.Connection, scan: _Scan, live_through: int) -> _Window:
+        low, high = scan.low, min(scan.high, live_through)
+        if scan.topic_ids:
+            entries, low, high = _entries_of_topics(connection, scan, low, high)
+        else:
+            entries, low, high = _entries_of_run(connection, scan, low, high)
+        entries = [entry for entry in entries if entry.first_offset <= high and entry.last_offset >= low]
+        entries.sort(key=lambda entry: -entry.last_offset if scan.descending else entry.first_offset)
+        candidates = 0
+        for place, entry in enumerate(entries):
+            candidates += entry.events
+            if candidates >= scan.want and place + 1 < len(entries):
+                if scan.descending:
+                    low = max(low, min(each.first_offset for each in entries[: place + 1]))
+                else:
+                    high = min(high, max(each.last_offset for each in entries[: place + 1]))
+                break
+        wanted = sorted(
+            {entry.block_no for entry in entries if entry.first_offset <= high and entry.last_offset >= low}
+        )
+        return _Window([_load_block(connection, block_no) for block_no in wanted], low, high)
+
+    def _window_of_tail(
+        self, connection: apsw.Connection, scan: _Scan, commits: list[TailCommit], live_through: int
+    ) -> _Window | None:
+        """None when a compaction took commits away between the capture and the snapshot: look again."""
+        low, high = max(scan.low, live_through + 1), scan.high
+        span = commits[first_reaching(commits, low) : len(commits)]
+        chosen: list[TailCommit] = []
+        candidates = size = 0
+        for commit in reversed(span) if scan.descending else span:
+            if commit.first_offset > high or commit.last_offset < low or not commit.events:
+                continue
+            here = (
+                sum(commit.events_by_topic.get(topic_id, 0) for topic_id in scan.topic_ids)
+                if scan.topic_ids
+                else commit.events
+            )
+            if not here:
+                continue
+            if chosen and (candidates >= min(scan.want, WINDOW_EVENTS) or size >= _TAIL_BYTES_MAX):
+                edge = chosen[-1]
+                low, high = (edge.first_offset, high) if scan.descending else (low, edge.last_offset)
+                break
+            chosen.append(commit)
+            candidates += here
+            size += commit.block_bytes
+        rows = [row for first, last in _stretches(chosen) for row in commit_rows(connection, first, last)]
+        if len(rows) != len(chosen):
+            return None
+        known = {commit.commit_no: commit for commit in chosen}
+        return _Window([_load_commit(row, known[row.commit_no]) for row in rows], max(low, scan.low), high)
+
+    def _narrow_by_time(self, scan: _Scan) -> None:
+        """Skips runs and commits before `since` and after `until` by their time range: store time follows offsets."""
+        commits = self._tail.commits
+        with self._log.snapshot() as connection:
+            if scan.since_us is not None:
+                sql = "SELECT max(last_offset) FROM runs WHERE last_at_us < ?"
+                before = value_of(connection, sql, scan.since_us) or 0
+                earlier = [c.last_offset for c in commits if c.stamp_us < scan.since_us and c.events]
+                scan.low = max(scan.low, before + 1, earlier[-1] + 1 if earlier else 0)
+            if scan.until_us is not None:
+                sql = "SELECT min(first_offset) FROM runs WHERE first_at_us >= ? AND last_offset >= first_offset"
+                after = value_of(connection, sql, scan.until_us)
+                later = [c.first_offset for c in commits if c.stamp_us >= scan.until_us and c.events]
+                edges = [edge for edge in (after, later[0] if later else None) if edge is not None]
+                scan.high = min([scan.high, *(edge - 1 for edge in edges)])
+
+    # Decoding and choosing events
+
+    def _decoded(self, row: _Loaded) -> tuple[Columns, Sequence[int]]:
+        self.blocks_read += 1
+        columns = decode_block(row.block, row.events)
+        if columns.offsets is None:
+            return columns, range(row.first_offset, row.first_offset + row.events)
+        return columns, columns.offsets
+
+    def _matching(self, window: _Window, scan: _Scan) -> StoredEvents:
+        parts: list[StoredEvents] = []
+        for row in window.rows:
+            columns, offsets = self._decoded(row)
+            stamps: Sequence[int] = columns.received_at_us or [row.stamp_us or 0] * row.events
+            names = [self._topics.name(topic_id) for topic_id in row.topic_ids]
+            local = {i for i, topic_id in enumerate(row.topic_ids) if topic_id in scan.topic_ids}
+            positions: Iterable[int] = range(row.events)
+            if offsets[0] < window.low or offsets[-1] > window.high or columns.offsets is not None:
+                positions = [i for i in positions if window.low <= offsets[i] <= window.high]
+            if scan.topic_ids and len(local) < len(row.topic_ids):
+                positions = [i for i in positions if columns.topics[i] in local]
+            if scan.source is not None:
+                positions = [i for i in positions if columns.sources[i] == scan.source]
+            if scan.since_us is not None:
+                positions = [i for i in positions if stamps[i] >= scan.since_us]
+            if scan.until_us is not None:
+                positions = [i for i in positions if stamps[i] < scan.until_us]
+            chosen = range(row.events) if isinstance(positions, range) else list(positions)
+            if chosen:
+                parts.append(_stored(columns, offsets, stamps, names, chosen))
+        return _in_order(parts, scan.descending, scan.left)
+
+
+def _live_through(connection: apsw.Connection) -> int:
+    """The last offset that runs hold; after it comes the tail."""
+    return value_of(connection, "SELECT last_offset FROM runs ORDER BY run_no DESC LIMIT 1") or 0
+
+
+def _entries_of_run(connection: apsw.Connection, scan: _Scan, low: int, high: int) -> tuple[list[_Entry], int, int]:
+    """The blocks of the run that reading has come to, and the part of low..high that they cover."""
+    edge = high if scan.descending else low
+    runs = rows_of(
+        connection,
+        """SELECT first_block, last_block, first_offset, last_offset FROM runs
+           WHERE last_offset >= ? AND first_offset <= ? ORDER BY last_offset LIMIT 1""",
+        edge,
+        edge,
+    )
+    if not runs:
+        raise StoreCorrupt(f"No run holds offset {edge}. Restore the file from a backup.")
+    first_block, last_block, first_offset, last_offset = runs[0]
+    rows = rows_of(
+        connection,
+        "SELECT block_no, first_offset, last_offset, events FROM blocks WHERE block_no BETWEEN ? AND ?",
+        first_block,
+        last_block,
+    )
+    return [_Entry(*row) for row in rows], max(low, first_offset), min(high, last_offset)
+
+
+_TOPIC_ENTRIES: Final = """
+    SELECT block_no, first_offset, last_offset, events, checksum FROM topic_blocks
+    WHERE topic_id = ?1 AND first_offset <= ?3 AND first_offset >= coalesce(
+        (SELECT first_offset FROM topic_blocks WHERE topic_id = ?1 AND first_offset <= ?2
+         ORDER BY first_offset DESC LIMIT 1), ?2)
+    ORDER BY first_offset {direction} LIMIT ?4"""
+_TOPIC_ENTRIES_UP: Final = _TOPIC_ENTRIES.format(direction="ASC")
+_TOPIC_ENTRIES_DOWN: Final = _TOPIC_ENTRIES.format(direction="DESC")
+
+
+def _entries_of_topics(connection: apsw.Connection, scan: _Scan, low: int, high: int) -> tuple[list[_Entry], int, int]:
+    """The next blocks of each topic, and the part of low..high that they cover for all of them."""
+    entries: list[_Entry] = []
+    sql = _TOPIC_ENTRIES_DOWN if scan.descending else _TOPIC_ENTRIES_UP
+    covered_low, covered_high = low, high
+    for topic_id in scan.topic_ids:
+        rows = rows_of(connection, sql, topic_id, low, high, _ENTRIES_PER_TOPIC)
+        for block_no, first_offset, last_offset, events, checksum in rows:
+            check_row("a topic's block", checksum, topic_id, first_offset, last_offset, events, block_no)
+            entries.append(_Entry(block_no, first_offset, last_offset, events))
+        if len(rows) == _ENTRIES_PER_TOPIC:
+            if scan.descending:
+                covered_low = max(covered_low, rows[-1][1])
+            else:
+                covered_high = min(covered_high, rows[-1][2])
+    return entries, covered_low, covered_high
+
+
+def _load_block(connection: apsw.Connection, block_no: int) -> _Loaded:
+    sql = "SELECT run_no, first_offset, last_offset, events, topics, block, checksum FROM blocks WHERE block_no = ?"
+    rows = rows_of(connection, sql, block_no)
+    if not rows:
+        raise StoreCorrupt(f"Block {block_no} is missing. Restore the file from a backup.")
+    *columns, checksum = rows[0]
+    check_row(f"block {block_no}", checksum, block_no, *columns)
+    _, first_offset, _, events, topics, block = columns
+    return _Loaded(tuple(decode_integers(topics)[0::2]), block, events, first_offset, None)
+
+
+def _load_commit(row: CommitRow, commit: TailCommit) -> _Loaded:
+    assert row.block is not None, "only commits with events are chosen"
+    return _Loaded(commit.topic_ids, row.block, row.events, row.first_offset, row.stamp_us)
+
+
+def _stretches(commits: Sequence[TailCommit]) -> list[tuple[int, int]]:
+    """The commits' numbers as ranges, ascending."""
+    stretches: list[tuple[int, int]] = []
+    for commit_no in sorted(commit.commit_no for commit in commits):
+        if stretches and stretches[-1][1] == commit_no - 1:
+            stretches[-1] = (stretches[-1][0], commit_no)
+        else:
+            stretches.append((commit_no, commit_no))
+    return stretches
+
+
+def _stored(
+    columns: Columns, offsets: Sequence[int], stamps: Sequence[int], names: Sequence[str], positions: Sequence[int]
+) -> StoredEvents:
+    """The events of a block at `positions`, with their names for topic indexes."""
+    every = len(positions) == len(columns)
+    chosen = columns if every else columns.at(positions)
+    plain_names = not any('"' in name or "\\" in name for name in names)
+    return StoredEvents(
+        topics=pick(names, chosen.topics),
+        event_ids=chosen.event_ids,
+        timestamps=chosen.timestamps,
+        sources=chosen.sources,
+        payloads=chosen.payloads,
+        extras=chosen.extras,
+        offsets=offsets if every else pick(offsets, positions),
+        received_at_us=stamps if every else pick(stamps, positions),
+        text_is_plain=columns.text_is_plain and plain_names,
+    )
+
+
+def _in_order(parts: list[StoredEvents], descending: bool, limit: int | None) -> StoredEvents:
+    """All parts as one run by offset, at most `limit` events."""
+    events = parts[0] if len(parts) == 1 else _joined(parts)
+    count = len(events)
+    offsets = events.offsets
+    order: Sequence[int] = range(count)
+    if isinstance(offsets, range):
+        order = range(count - 1, -1, -1) if descending else order
+    else:
+        order = sorted(order, key=offsets.__getitem__, reverse=descending)
+    if limit is not None and count > limit:
+        order = order[:limit]
+    return events if order == range(count) else _picked(events, order)
+
+
+def _joined(parts: list[StoredEvents]) -> StoredEvents:
+    has_extras = any(part.extras is not None for part in parts)
+    extras: list[bytes] | None = None
+    if has_extras:
+        extras = [extra for part in parts for extra in (part.extras or [b""] * len(part))]
+    return StoredEvents(
+        topics=[item for part in parts for item in part.topics],
+        event_ids=[item for part in parts for item in part.event_ids],
+        timestamps=[item for part in parts for item in part.timestamps],
+        sources=[item for part in parts for item in part.sources],
+        payloads=[item for part in parts for item in part.payloads],
+        extras=extras,
+        offsets=[item for part in parts for item in part.offsets],
+        received_at_us=[item for part in parts for item in part.received_at_us],
+        text_is_plain=all(part.text_is_plain for part in parts),
+    )
+
+
+def _picked(events: StoredEvents, positions: Sequence[int]) -> StoredEvents:
+    return StoredEvents(
+        topics=pick(events.topics, positions),
+        event_ids=pick(events.event_ids, positions),
+        timestamps=pick(events.timestamps, positions),
+        sources=pick(events.sources, positions),
+        payloads=pick(events.payloads, positions),
+        extras=None if events.extras is None else pick(events.extras, positions),
+        offsets=pick(events.offsets, positions),
+        received_at_us=pick(events.received_at_us, positions),
+        text_is_plain=events.text_is_plain,
+    )
+
+
+def _part(events: StoredEvents, start: int, size: int) -> StoredEvents:
+    if len(events) <= size:
+        return events
+    return _picked(events, range(start, min(start + size, len(events))))

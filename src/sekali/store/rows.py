@@ -1,0 +1,43 @@
+"""Rows of SQLite: fetching them, and their checksums, so that a flipped bit in the file is found and not served."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+from zlib import crc32
+
+import apsw
+
+from sekali.errors import StoreCorrupt
+
+_INTEGER = struct.Struct("<q")
+
+
+def row_checksum(*columns: int | bytes | str | None) -> int:
+    """CRC-32 over the columns in order; each is preceded by its length, so that none can lend bytes to the next."""
+    crc = 0
+    for column in columns:
+        if column is None:
+            crc = crc32(b"\xff", crc)
+            continue
+        data = _INTEGER.pack(column) if isinstance(column, int) else column
+        data = data.encode() if isinstance(data, str) else data
+        crc = crc32(data, crc32(_INTEGER.pack(len(data)), crc))
+    return crc
+
+
+def check_row(what: str, checksum: int, *columns: int | bytes | str | None) -> None:
+    """Raises StoreCorrupt, naming the row, when the checksum does not hold."""
+    if row_checksum(*columns) != checksum:
+        raise StoreCorrupt(f"The checksum of {what} does not hold; the file is damaged. Restore it from a backup.")
+
+
+def rows_of(connection: apsw.Connection, sql: str, *bindings: Any) -> list[tuple[Any, ...]]:
+    """All rows of the query."""
+    return connection.execute(sql, bindings).fetchall()
+
+
+def value_of(connection: apsw.Connection, sql: str, *bindings: Any) -> Any:
+    """The first column of the first row; None when there is no row."""
+    rows = connection.execute(sql, bindings).fetchall()
+    return rows[0][0] if rows else None

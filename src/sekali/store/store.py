@@ -1,0 +1,363 @@
+"""The store: one SQLite file that is the truth, and beside it a RocksDB index that can be rebuilt from it.
+
+Contract
+- **Atomicity.** `append` of a group stores all of its new events, counters and ledger entries, or none of them.
+- **Durability.** When `append` (or `commit`) returns, the group survives kill -9 and power loss.
+- **Uniqueness.** For each (topic, event_id) exactly one event is stored, the first in append order; within a group, the
+  first in batch order. Every later one is a duplicate, or a conflict when its payload differs as a JSON value.
+- **Order.** Offsets start at 1, increase in append order, are never reused and have no gap. Store time never decreases.
+- **Visibility.** What `commit` returned for is visible to every read that starts afterwards; nothing else is.
+- **Idempotence.** Appending the same group again stores nothing and reports every event a duplicate.
+- **Errors.** DiskFull, TooManyTopics, IndexRebuilding, Overloaded: nothing stored. OutcomeUnknown: the store has
+  stopped, for good; reopening decides. StoreCorrupt: a checksum does not hold; nothing of that block is served.
+- **Threads.** `prepare`, and every read, from any thread at once; `commit` from any thread, it takes its own turn.
+
+The file tree tells the parts: `log` (SQLite), `seen` (RocksDB), `decide` and `append` (what is new, and writing it),
+`tail` and `compaction` (young commits, and the runs they become), `reader`, `catchup`, `maintenance`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Final
+
+from sekali.errors import (
+    DiskFull,
+    Draining,
+    EventNotFound,
+    IndexRebuilding,
+    OutcomeUnknown,
+    Overloaded,
+    SekaliError,
+    StoreCorrupt,
+    StoreUnusable,
+)
+from sekali.event import BatchOutcome, EventBatch, ReadQuery, SeenAnswer, StoredEvents, StoreTotals, TopicFigures
+from sekali.settings import Settings
+from sekali.store.append import Appender, PreparedGroup
+from sekali.store.catchup import CatchUp, adopt
+from sekali.store.compaction import RunSizes, leftovers
+from sekali.store.guard import FileIdentity, ProcessGuard
+from sekali.store.ledger import LedgerEntry, ledger_entries
+from sekali.store.log import Log, Totals
+from sekali.store.maintenance import Maintenance
+from sekali.store.reader import Reader
+from sekali.store.rows import value_of
+from sekali.store.seen import SeenIndex, unpack_value
+from sekali.store.tail import Tail, commit_rows, tail_commit
+from sekali.store.topics import TopicBook
+
+_CATCH_UP_AT_ONCE_EVENTS: Final = 100_000
+"""A gap of this size is closed while opening; a larger one in the background, with publishing refused meanwhile."""
+_LOAD_COMMITS: Final = 256
+
+FailureListener = Callable[[SekaliError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether events can be taken. `index_done` of `index_total` events are in the seen index."""
+
+    writable: bool
+    index_ready: bool
+    index_done: int
+    index_total: int
+    reason: str
+
+
+class Store:
+    """See the module's docstring for the contract. `open` it; each `open` needs one `close`."""
+
+    _open_stores: ClassVar[dict[str, Store]] = {}
+    _open_stores_lock = threading.Lock()
+
+    @classmethod
+    def open(cls, settings: Settings, sizes: RunSizes | None = None) -> Store:
+        """Opens or creates the store at `settings.db_path`.
+
+        Within one process a second opening of the same path shares the open store. Raises StoreUnusable, and
+        StoreLocked when another process keeps it for longer than `predecessor_wait_s`.
+        """
+        path = _real_path(settings.db_file)
+        with cls._open_stores_lock:
+            store = cls._open_stores.get(str(path))
+            if store is None:
+                store = cls._open_stores[str(path)] = cls(path, settings, sizes or RunSizes())
+            store._openings += 1
+            return store
+
+    def __init__(self, path: Path, settings: Settings, sizes: RunSizes) -> None:
+        self._path = path
+        self._settings = settings
+        self._openings = 0
+        self._listeners: list[FailureListener] = []
+        self._disk_was_full = False
+        self.failed: SekaliError | None = None
+        """Why the store has stopped, for good. Reads go on."""
+        self._guard = ProcessGuard(path)
+        self._guard.acquire(settings.predecessor_wait_s)
+        try:
+            self._open_parts(sizes)
+        except StoreCorrupt as error:
+            self._guard.release()
+            raise StoreUnusable(f"{path}: {error.detail}") from error
+        except BaseException:
+            self._guard.release()
+            raise
+
+    def _open_parts(self, sizes: RunSizes) -> None:
+        settings = self._settings
+        self._log = Log(self._path)
+        self._identity = FileIdentity(self._path)
+        with self._log.snapshot() as connection:
+            steps = leftovers(connection)
+        for step in steps:
+            self._log.write(step)
+        totals = self._log.read_totals()
+        self._topics, self._tail = _load(self._log, totals)
+        self._reader = Reader(self._log, self._topics, self._tail)
+        index_path = self._path.with_name(self._path.name + ".seen")
+        identity = self._log.identity
+        self._seen = SeenIndex(index_path, identity.store_id, settings.index_memtable_bytes, self._fail)
+        self._appender = Appender(
+            self._log, totals, self._topics, self._tail, self._seen, self._reader, settings.topics_max
+        )
+        self._maintenance = Maintenance(
+            self._log, self._appender, self._topics, self._tail, self._seen, sizes, self._fail
+        )
+        adopt(self._log, self._seen)
+        self._catch_up: CatchUp | None = CatchUp(self._log, totals, self._reader, self._seen)
+        self._catching_up = threading.Thread(target=self._catch_up_aside, name="sekali-catch-up", daemon=True)
+        if self._catch_up.events_left <= _CATCH_UP_AT_ONCE_EVENTS:
+            self._catch_up.run()
+            self._start()
+        else:
+            self._catching_up.start()
+
+    def _start(self) -> None:
+        self._catch_up = None
+        self._seen.start()
+        self._maintenance.start()
+        self._maintenance.notice()
+
+    def _catch_up_aside(self) -> None:
+        assert self._catch_up is not None, "started with something to catch up"
+        try:
+            if self._catch_up.run():
+                self._start()
+        except SekaliError as error:
+            self._fail(error)
+
+    # Appending
+
+    def prepare(self, batches: Sequence[EventBatch]) -> PreparedGroup:
+        """All that can be done before the group's turn, from any thread. At least one event among the batches.
+
+        Raises IndexRebuilding, Draining (the store has stopped), Overloaded (the index lags), StoreCorrupt.
+        """
+        self._refuse_when_unable()
+        return self._appender.prepare(batches)
+
+    def commit(self, group: PreparedGroup, stamp_us: int) -> list[BatchOutcome]:
+        """Writes a prepared group in its turn: one outcome per batch, in order.
+
+        `stamp_us`: the command's time stamp; store time is the greater of it and the last one. Raises what `prepare`
+        raises, TooManyTopics and DiskFull (nothing stored), OutcomeUnknown (the store has stopped).
+        """
+        with self._appender.turn:
+            self._refuse_when_unable()
+            self._refuse_when_disk_is_full()
+            try:
+                outcomes = self._appender.commit(group, stamp_us, self._check_file)
+            except OutcomeUnknown as error:
+                self._fail(error)
+                raise
+        self._maintenance.notice()
+        return outcomes
+
+    def append(self, batches: Sequence[EventBatch], stamp_us: int) -> list[BatchOutcome]:
+        """`prepare` and `commit`."""
+        if not any(len(batch) for batch in batches):
+            return [BatchOutcome(()) for _ in batches]
+        return self.commit(self.prepare(batches), stamp_us)
+
+    def _refuse_when_unable(self) -> None:
+        if self.failed is not None:
+            raise Draining("The store has stopped after an error; the server is shutting down.", retry_after_s=5)
+        self._refuse_while_catching_up()
+        if self._seen.unwritten_keys > self._settings.unindexed_events_max:
+            raise Overloaded("The seen index is behind; nothing was stored.", retry_after_s=1)
+
+    def _refuse_while_catching_up(self) -> None:
+        catch_up = self._catch_up
+        if catch_up is not None:
+            raise IndexRebuilding(
+                f"The seen index is being rebuilt: {catch_up.done_offset} of {catch_up.total_offset} events. "
+                "Reading works meanwhile.",
+                retry_after_s=max(1, catch_up.events_left // 500_000),
+            )
+
+    def _refuse_when_disk_is_full(self) -> None:
+        """Below one water mark publishing stops, above a higher one it goes on, so that it does not flap."""
+        free = shutil.disk_usage(self._path.parent).free
+        least = self._settings.disk_free_bytes_min
+        if free < (max(least, self._settings.disk_free_bytes_resume) if self._disk_was_full else least):
+            self._disk_was_full = True
+            raise DiskFull(f"Only {free} bytes are free on the disk of the store; nothing was stored.", retry_after_s=5)
+        self._disk_was_full = False
+
+    def _check_file(self) -> None:
+        if not self._identity.still_holds():
+            raise OutcomeUnknown(
+                f"{self._path} was moved, replaced or deleted while the server ran; what it stored last may be lost.",
+                retry_after_s=5,
+            )
+
+    def _fail(self, error: SekaliError) -> None:
+        """Stops writing, for good, and tells the listeners once."""
+        if self.failed is None:
+            self.failed = error
+            for listener in list(self._listeners):
+                listener(error)
+
+    def add_failure_listener(self, listener: FailureListener) -> None:
+        """`listener` is called once, from any thread, when the store stops after an error."""
+        self._listeners.append(listener)
+
+    def remove_failure_listener(self, listener: FailureListener) -> None:
+        self._listeners.remove(listener)
+
+    # Reading
+
+    def read(self, query: ReadQuery) -> Iterator[StoredEvents]:
+        """Runs of matching events, none empty, up to the log's end as it is now. Raises StoreCorrupt.
+
+        Holds no transaction between two runs. One thread at a time may drive it; `close` it to stop early.
+        """
+        return self._reader.read(query, self._appender.totals.last_offset)
+
+    def event(self, topic: str, event_id: str) -> StoredEvents:
+        """The one event with that key. Raises EventNotFound, IndexRebuilding, StoreCorrupt."""
+        answer = self.seen([(topic, event_id)])[0]
+        topic_id = self._topics.ids.get(topic)
+        if not answer.seen or topic_id is None:
+            raise EventNotFound("No event with this topic and event_id was ever stored.")
+        return self._reader.event_at(topic_id, answer.offset)
+
+    def seen(self, keys: Sequence[tuple[str, str]]) -> list[SeenAnswer]:
+        """For each (topic, event_id) whether it is stored, and where. Raises IndexRebuilding."""
+        self._refuse_while_catching_up()
+        digests = self._appender.digester().digests([key[0] for key in keys], [key[1] for key in keys])
+        found, _ = self._seen.find(digests)
+        return [
+            SeenAnswer(True, unpack_value(found[digest])[0]) if digest in found else SeenAnswer(False)
+            for digest in digests
+        ]
+
+    def totals(self) -> StoreTotals:
+        totals = self._appender.totals
+        return StoreTotals(
+            unique=totals.events,
+            duplicates=totals.duplicates,
+            conflicts=totals.conflicts,
+            topics=len(self._topics),
+            last_offset=totals.last_offset,
+            last_commit=totals.commit_no,
+            store_time_us=totals.store_time_us,
+        )
+
+    def topic_figures(self, after: str = "", limit: int = 1000) -> list[TopicFigures]:
+        """Figures of the topics after name `after`, sorted by name in UTF-8 byte order."""
+        return self._topics.figures(after, limit)
+
+    def topic_names(self, limit: int) -> list[str]:
+        """The first names, sorted in UTF-8 byte order."""
+        return self._topics.names(limit)
+
+    def ledger(self, after_commit: int = 0, commits_max: int = 1000) -> list[LedgerEntry]:
+        """What was refused as known already, oldest first: the next `commits_max` commits that refused something."""
+        with self._log.snapshot() as connection:
+            return ledger_entries(connection, after_commit, commits_max)
+
+    @property
+    def last_offset(self) -> int:
+        return self._appender.totals.last_offset
+
+    @property
+    def blocks_read(self) -> int:
+        """Blocks decoded by reads since opening."""
+        return self._reader.blocks_read
+
+    def readiness(self) -> Readiness:
+        total = self._appender.totals.last_offset
+        catch_up = self._catch_up
+        reason = self.failed.detail if self.failed is not None else ""
+        if not reason and self._disk_was_full:
+            reason = "The disk is full."
+        if not reason and catch_up is not None:
+            reason = "The seen index is being rebuilt."
+        return Readiness(
+            writable=self.failed is None and not self._disk_was_full,
+            index_ready=catch_up is None,
+            index_done=total if catch_up is None else catch_up.done_offset,
+            index_total=total,
+            reason=reason,
+        )
+
+    def compact(self) -> bool:
+        """Makes one run of the tail now, if one is due; whether it did. Otherwise done in the background."""
+        return self._maintenance.compact()
+
+    def close(self) -> None:
+        """Ends one opening; the last one makes the index durable and lets go of the files."""
+        with Store._open_stores_lock:
+            self._openings -= 1
+            if self._openings > 0 or Store._open_stores.get(str(self._path)) is not self:
+                return
+            del Store._open_stores[str(self._path)]
+            catch_up = self._catch_up
+            if catch_up is not None:
+                catch_up.stop()
+                self._catching_up.join()
+            self._maintenance.close()
+            with self._appender.turn:
+                self.failed = self.failed or Draining("The store is closed.")
+                self._seen.close()
+                self._log.close()
+            self._guard.release()
+
+
+def _real_path(path: Path) -> Path:
+    """The file behind the name, its folders made. Raises StoreUnusable."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        real = path.resolve()
+        if real.is_dir():
+            raise StoreUnusable(f"DB_PATH={path} is a folder; it must name a file, such as {path / 'store.db'}.")
+        if real.exists() and not real.is_file():
+            raise StoreUnusable(f"DB_PATH={path} is not a regular file.")
+    except OSError as error:
+        raise StoreUnusable(f"The folder of DB_PATH={path} cannot be made or read: {error}") from error
+    return real
+
+
+def _load(log: Log, totals: Totals) -> tuple[TopicBook, Tail]:
+    """The topics with their exact figures, and the tail, from what the file holds. Raises StoreCorrupt."""
+    tail = Tail()
+    with log.snapshot() as connection:
+        topics, folded = TopicBook.load(connection)
+        first = value_of(connection, "SELECT min(commit_no) FROM commits")
+        start = totals.commit_no + 1 if first is None else first
+        while start <= totals.commit_no:
+            for row in commit_rows(connection, start, start + _LOAD_COMMITS - 1):
+                commit, changes = tail_commit(row)
+                tail.append(commit)
+                topics.apply([each for each in changes if row.commit_no > folded[each.topic_id - 1]], row.stamp_us)
+            start += _LOAD_COMMITS
+    if tail.commits and tail.commits[-1].chain != totals.chain:
+        raise StoreCorrupt("The totals and the last commit do not belong together. Restore the file from a backup.")
+    return topics, tail

@@ -1,0 +1,125 @@
+"""The tail: commits that no run has taken over yet, as their readers see them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import Final
+
+import apsw
+
+from sekali.store.block import decode_integers
+from sekali.store.log import Statement
+from sekali.store.rows import check_row, row_checksum, rows_of
+from sekali.store.topics import TopicChange
+
+FIELDS_PER_TOPIC: Final = 6
+INSERT_COMMIT: Final = "INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRow:
+    """A row of `commits`.
+
+    `topics` holds six integers for each topic, in the order in which the block's indexes name them: id, events,
+    duplicates, conflicts, and the places of its first and last event in the block (0 when it has none).
+    """
+
+    commit_no: int
+    first_offset: int
+    events: int
+    stamp_us: int
+    chain: bytes
+    topics: bytes
+    block: bytes | None
+
+    def insertion(self) -> Statement:
+        columns = (self.commit_no, self.first_offset, self.events, self.stamp_us, self.chain)
+        return INSERT_COMMIT, [(*columns, row_checksum(*columns, self.topics, self.block), self.topics, self.block)]
+
+
+SELECT_COMMITS: Final = """
+    SELECT commit_no, first_offset, events, stamp_us, chain, topics, block, checksum FROM commits
+    WHERE commit_no BETWEEN ? AND ? ORDER BY commit_no"""
+
+
+def commit_rows(connection: apsw.Connection, first: int, last: int) -> list[CommitRow]:
+    """The rows of these commits that are there. Raises StoreCorrupt."""
+    rows = []
+    for *columns, checksum in rows_of(connection, SELECT_COMMITS, first, last):
+        check_row(f"commit {columns[0]}", checksum, *columns)
+        rows.append(CommitRow(*columns))
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class TailCommit:
+    """What memory keeps of a commit: enough to know whether its block must be read."""
+
+    commit_no: int
+    first_offset: int
+    events: int
+    stamp_us: int
+    chain: bytes
+    block_bytes: int
+    topic_ids: tuple[int, ...]
+    """In the order in which its block's topic indexes name them."""
+    events_by_topic: dict[int, int]
+
+    @property
+    def last_offset(self) -> int:
+        return self.first_offset + self.events - 1
+
+
+def tail_commit(row: CommitRow) -> tuple[TailCommit, list[TopicChange]]:
+    """A commit's row as the tail keeps it, and what it adds to the topics' figures."""
+    fields = decode_integers(row.topics)
+    columns = [fields[place::FIELDS_PER_TOPIC] for place in range(FIELDS_PER_TOPIC)]
+    commit = TailCommit(
+        commit_no=row.commit_no,
+        first_offset=row.first_offset,
+        events=row.events,
+        stamp_us=row.stamp_us,
+        chain=row.chain,
+        block_bytes=len(row.block or b""),
+        topic_ids=tuple(columns[0]),
+        events_by_topic={topic_id: count for topic_id, count in zip(columns[0], columns[1], strict=True) if count},
+    )
+    base = row.first_offset
+    changes = [
+        TopicChange(
+            topic_id, events, duplicates, conflicts, base + first if events else 0, base + last if events else 0
+        )
+        for topic_id, events, duplicates, conflicts, first, last in zip(*columns, strict=True)
+    ]
+    return commit, changes
+
+
+class Tail:
+    """The commits of the tail, oldest first. Changed under the store's turn; read by anybody through `commits`."""
+
+    def __init__(self) -> None:
+        self.commits: list[TailCommit] = []
+        self.events = 0
+        self.block_bytes = 0
+
+    def append(self, commit: TailCommit) -> None:
+        self.commits.append(commit)
+        self.events += commit.events
+        self.block_bytes += commit.block_bytes
+
+    def drop_through(self, commit_no: int) -> None:
+        """Forgets the commits that a run has taken over. Readers keep the list they hold."""
+        kept = [commit for commit in self.commits if commit.commit_no > commit_no]
+        self.commits = kept
+        self.events = sum(commit.events for commit in kept)
+        self.block_bytes = sum(commit.block_bytes for commit in kept)
+
+
+def first_reaching(commits: list[TailCommit], offset: int) -> int:
+    """The place of the first commit that may hold this offset or a later one."""
+    return bisect_left(commits, offset, key=_last_offset)
+
+
+def _last_offset(commit: TailCommit) -> int:
+    return commit.last_offset

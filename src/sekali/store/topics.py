@@ -1,0 +1,130 @@
+"""The topics of a store and their figures, in memory: exact up to the last commit.
+
+On disk a topic's row holds its figures up to `folded_commit`; what later commits of the tail add is read from their
+headers when the store is opened. A row written per topic and commit would cost 2.9 kB of WAL at 5,000 topics.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right, insort
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import apsw
+
+from sekali.event import TopicFigures
+from sekali.store.log import Statement
+from sekali.store.rows import check_row, row_checksum, rows_of
+
+
+@dataclass(frozen=True, slots=True)
+class TopicChange:
+    """What one commit adds to a topic. Offsets 0 when it stored none of its events."""
+
+    topic_id: int
+    events: int
+    duplicates: int
+    conflicts: int
+    first_offset: int
+    last_offset: int
+
+
+INSERT_TOPIC: Final = "INSERT INTO topics VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+FOLD_TOPIC: Final = """
+    UPDATE topics SET events = ?, duplicates = ?, conflicts = ?, first_offset = ?, last_offset = ?, first_at_us = ?,
+                      last_at_us = ?, folded_commit = ?, checksum = ? WHERE topic_id = ?"""
+
+
+class TopicBook:
+    """Names, ids and figures. Ids are 1, 2, 3, ... in the order in which topics first appeared in the log."""
+
+    def __init__(self) -> None:
+        self.ids: dict[str, int] = {}
+        self._figures: list[TopicFigures] = []
+        self._sorted_names: list[str] = []
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, connection: apsw.Connection) -> tuple[TopicBook, list[int]]:
+        """The book as folded on disk, and each topic's folded commit (by id - 1). Raises StoreCorrupt."""
+        book = cls()
+        folded: list[int] = []
+        rows = rows_of(
+            connection,
+            """SELECT topic_id, name, events, duplicates, conflicts, first_offset, last_offset, first_at_us, last_at_us,
+                      folded_commit, checksum FROM topics ORDER BY topic_id""",
+        )
+        for topic_id, name, *figures, folded_commit, checksum in rows:
+            check_row(f"topic {topic_id}", checksum, topic_id, name, *figures, folded_commit)
+            book.add(name, topic_id)
+            book._figures[topic_id - 1] = TopicFigures(name, *figures)
+            folded.append(folded_commit)
+        return book, folded
+
+    def __len__(self) -> int:
+        return len(self._figures)
+
+    def name(self, topic_id: int) -> str:
+        return self._figures[topic_id - 1].name
+
+    def add(self, name: str, topic_id: int) -> None:
+        assert topic_id == len(self._figures) + 1, "topic ids are given out in order"
+        with self._lock:
+            self.ids[name] = topic_id
+            self._figures.append(TopicFigures(name))
+            insort(self._sorted_names, name)
+
+    def apply(self, changes: Iterable[TopicChange], stamp_us: int) -> None:
+        """Adds a commit's changes."""
+        with self._lock:
+            for change in changes:
+                figures = self._figures[change.topic_id - 1]
+                figures.duplicates += change.duplicates
+                figures.conflicts += change.conflicts
+                if change.events:
+                    if not figures.events:
+                        figures.first_offset, figures.first_at_us = change.first_offset, stamp_us
+                    figures.events += change.events
+                    figures.last_offset, figures.last_at_us = change.last_offset, stamp_us
+
+    def names(self, limit: int) -> list[str]:
+        with self._lock:
+            return self._sorted_names[:limit]
+
+    def figures(self, after: str, limit: int) -> list[TopicFigures]:
+        """Copies, sorted by name (by code point, which is UTF-8 byte order), those after `after`."""
+        with self._lock:
+            start = bisect_right(self._sorted_names, after) if after else 0
+            return [replace(self._figures[self.ids[name] - 1]) for name in self._sorted_names[start : start + limit]]
+
+    def fold(self, topic_ids: Sequence[int], commit_no: int) -> Statement:
+        """The statement that writes these topics' figures as of `commit_no`, the last one applied."""
+        rows = []
+        with self._lock:
+            for topic_id in topic_ids:
+                figures = _columns(self._figures[topic_id - 1])
+                checksum = row_checksum(topic_id, self.name(topic_id), *figures, commit_no)
+                rows.append((*figures, commit_no, checksum, topic_id))
+        return FOLD_TOPIC, rows
+
+
+def insert_topics(names: Sequence[str], first_id: int) -> Statement:
+    """The statement that registers new topics, their figures still all zero."""
+    zeros = (0,) * 8
+    return INSERT_TOPIC, [
+        (topic_id, name, *zeros, row_checksum(topic_id, name, *zeros)) for topic_id, name in enumerate(names, first_id)
+    ]
+
+
+def _columns(figures: TopicFigures) -> tuple[Any, ...]:
+    return (
+        figures.events,
+        figures.duplicates,
+        figures.conflicts,
+        figures.first_offset,
+        figures.last_offset,
+        figures.first_at_us,
+        figures.last_at_us,
+    )

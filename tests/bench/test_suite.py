@@ -1,0 +1,103 @@
+"""The suite itself, on tiny counts: its parts measure, clean up behind themselves, and fail when a check fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("psutil", reason="only the development packages bring it")
+
+from bench.events import EventPlan
+from bench.load import LoadReport
+from bench.peers.over_http import ROOT, Hello, Sekali, Simple, peers
+from bench.peers.peer import Peer
+from bench.processes import BenchError, disk_bytes
+from bench.publish import PUBLISH_CASES, measure_publish
+from bench.report import medians
+from bench.scale import ReadBudget, measure_scale
+
+CASES = {case.name: case for case in PUBLISH_CASES}
+
+
+@pytest.mark.parametrize("case", ["batches", "singles"])
+@pytest.mark.parametrize("peer", [Hello(), Simple(), Sekali()], ids=lambda peer: str(peer.name))
+def test_a_peer_is_measured_and_checked_and_its_store_removed(tmp_path: Path, peer: Peer, case: str) -> None:
+    folder = tmp_path / "run"
+    found = measure_publish(CASES[case].scaled(300), peer, folder)
+    assert found["faults"] == []
+    assert found["events"] == 300
+    assert found["events_per_s"] > 0
+    assert found["cpu_us_per_event"] >= 0
+    assert found["rss_mb_peak"] > 1
+    assert not folder.exists()
+
+
+def test_a_scale_run_fills_reads_exports_and_opens_again(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    found = measure_scale(Sekali(), 3000, folder, ReadBudget(samples_max=5, seconds_max=1.0), quiet_s_max=20.0)
+    assert found["faults"] == []
+    assert {"stats", "page_first", "topic_page_first", "event_by_id"} <= set(found["reads_ms"])
+    assert found["export_events_per_s"] > 0
+    assert found["disk_quiet"]["log"] > 0
+    assert found["disk_quiet"]["index"] > 0
+    assert found["open_after_kill_s"] > 0
+    assert not folder.exists()
+
+
+def test_a_store_that_holds_fewer_than_acknowledged_is_a_fault(tmp_path: Path) -> None:
+    class Forgetful(Simple):
+        def stored_events(self) -> int:
+            return super().stored_events() - 1
+
+    found = measure_publish(CASES["singles"].scaled(50), Forgetful(), tmp_path / "run")
+    assert found["faults"] == ["holds 249 events, acknowledged 250"]
+
+
+def test_a_server_that_does_not_start_is_told_with_its_own_words(tmp_path: Path) -> None:
+    class Broken(Hello):
+        application = "bench.peers.absent:app"
+
+    with pytest.raises(BenchError, match="absent"):
+        measure_publish(CASES["singles"].scaled(50), Broken(), tmp_path / "run")
+
+
+def test_every_case_names_peers_that_exist() -> None:
+    assert {name for case in PUBLISH_CASES for name in case.peers} <= set(peers())
+
+
+def test_median_least_and_most_leave_out_what_is_no_figure() -> None:
+    runs: list[dict[str, Any]] = [{"rate": rate, "seed": 7, "faults": []} for rate in (3.0, 1.0, 2.0)]
+    assert medians(runs) == {"rate": {"median": 2.0, "min": 1.0, "max": 3.0}}
+
+
+def test_disk_counts_files_and_whole_folders_and_forgives_what_vanished(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "one").write_bytes(os.urandom(100_000))
+    (tmp_path / "inner" / "two").write_bytes(os.urandom(50_000))
+    assert 150_000 <= disk_bytes([tmp_path, tmp_path / "gone"]) < 200_000
+
+
+def test_a_load_report_survives_its_way_through_json() -> None:
+    report = LoadReport(plan={"events": 1}, connections=1, prebuilt=True, latency_ms={"p50": 1.0})
+    fields = {name: getattr(report, name) for name in LoadReport.__slots__}
+    assert LoadReport(**json.loads(json.dumps(fields))) == replace(report)
+
+
+@pytest.mark.slow
+def test_the_smoke_runs_to_its_end_and_writes_its_results(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    command = [sys.executable, "-m", "bench", "--smoke", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(out.read_text())
+    assert {run["case"] for run in result["runs"]} == {"batches", "batches-dup20", "singles", "scale"}
+    assert all(run["faults"] == [] for run in result["runs"])
+    assert result["machine"]["cores"]
+    assert EventPlan(1, 1, result["runs"][0]["seed"]).seed > 0

@@ -1,0 +1,1 @@
+"""What several test files share: event builders, the plain model, the history checker, server processes."""
