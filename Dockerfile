@@ -15,7 +15,8 @@ COPY requirements-serve.lock ./
 RUN pip install --no-cache-dir --only-binary=:all: --require-hashes -r requirements-serve.lock
 
 # A fresh named volume takes its owner from the folder it covers, so /data has to belong to the user from the start.
-RUN useradd --system --no-log-init --uid 10001 --user-group --home-dir /app --shell /usr/sbin/nologin sekali \
+RUN groupadd --system --gid 10001 sekali \
+    && useradd --system --no-log-init --uid 10001 --gid sekali --home-dir /app --shell /usr/sbin/nologin sekali \
     && install -d -o sekali -g sekali -m 0750 /data
 
 COPY LICENSE README.md ./
@@ -28,5 +29,5 @@ VOLUME ["/data"]
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --start-interval=1s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['PORT'] + '/healthz', timeout=4).close()"]
 
-# exec form: SIGTERM reaches the server itself, which then drains and ends within 10 s.
-CMD ["python", "-m", "sekali", "serve", "--host", "0.0.0.0"]
+# The shell only fills in PORT and is gone then: SIGTERM reaches the server itself, which drains and ends within 10 s.
+CMD ["sh", "-c", "exec python -m sekali serve --host 0.0.0.0 --port \"$PORT\""]

@@ -38,14 +38,19 @@ class Server:
         self._arguments = arguments
 
     def start(self, *, wait: bool = True) -> Server:
-        command = [sys.executable, "-m", "uvicorn", "src.main:app", "--host", "127.0.0.1", "--port", str(self.port)]
+        command, folder, env = self._popen_arguments()
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, *self._arguments], cwd=ROOT, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         if wait:
             self.wait_ready()
         return self
+
+    def _popen_arguments(self) -> tuple[list[str], Path, dict[str, str]]:
+        """Command, working directory and environment."""
+        command = [sys.executable, "-m", "uvicorn", "src.main:app", "--host", "127.0.0.1", "--port", str(self.port)]
+        return [*command, *self._arguments], ROOT, self._env
 
     def wait_ready(self) -> None:
         """Raises AssertionError with the server's own output when it ends early or is not ready in time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 import time
@@ -14,7 +15,7 @@ import pytest
 from sekali.settings import Settings
 from sekali.store import store as store_module
 from sekali.store.catchup import CatchUp
-from sekali.store.compaction import RunSizes
+from sekali.store.compaction import RunSizes, due
 from sekali.store.store import Store
 
 WAIT_S_MAX = 30.0
@@ -41,6 +42,37 @@ def wait_index_ready(store: Store) -> Store:
     """The same store, once its seen index is complete and it takes events."""
     wait_for(lambda: store.readiness().index_ready, "the seen index is ready")
     return store
+
+
+def compact_fully(store: Store) -> Store:
+    """The same store, once no run is due any more: its index has every key and the tail is short."""
+
+    def nothing_is_due() -> bool:
+        store.compact()
+        return not due(store._tail.commits, store._maintenance._sizes)
+
+    wait_for(nothing_is_due, "every run that is due is made")
+    return store
+
+
+def crashed_copy(store: Store, db_path: Path, target: Path) -> Path:
+    """Copies the files of a live store as kill -9 would leave them, and returns the new path.
+
+    The turn keeps the writer still. A checkpoint beside it may go on: it only copies pages that the write-ahead log,
+    which is copied last, holds as well. The index may be copied torn; it is derived.
+    """
+    target.mkdir(parents=True)
+    with store._appender.turn:
+        for path in sorted(db_path.parent.rglob("*")):
+            if path.is_file() and path.suffix not in (".lock", ".pid") and not path.name.endswith(("-wal", "-shm")):
+                copy = target / path.relative_to(db_path.parent)
+                copy.parent.mkdir(exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copyfile(path, copy)
+        wal = db_path.with_name(f"{db_path.name}-wal")
+        if wal.exists():
+            shutil.copyfile(wal, target / wal.name)
+    return target / db_path.name
 
 
 def index_folder(db_path: Path) -> Path:

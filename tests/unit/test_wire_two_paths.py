@@ -265,21 +265,15 @@ def rows(batch: EventBatch) -> list[tuple[object, ...]]:
     )
 
 
-@given(bodies(), st.booleans())
-@settings(max_examples=200)
-def test_fast_and_exact_path_agree(body: tuple[str, list[str], bool], partial: bool) -> None:
-    text = body[0].encode()
-    assert outcome(text, partial=partial) == outcome(text, partial=partial, exact=True)
-
-
 @given(bodies())
 @settings(max_examples=200)
-def test_the_rules_are_those_of_the_model(body: tuple[str, list[str], bool]) -> None:
+def test_both_paths_keep_the_rules_of_the_model(body: tuple[str, list[str], bool]) -> None:
     text, item_texts, is_single = body
     pointers = [""] if is_single else [f"/{index}" for index in range(len(item_texts))]
     broken = [model_codes(parse(item), item, pointer) for item, pointer in zip(item_texts, pointers, strict=True)]
     flat = [pair for codes in broken for pair in codes]
     found = outcome(text.encode())
+    assert found == outcome(text.encode(), exact=True)
     if len(item_texts) > LIMITS.batch_events_max:
         assert refusal(found).code == TooManyEvents.code
     elif any(code == "event_too_large" for _, code in flat):
@@ -318,6 +312,7 @@ def test_partial_takes_what_would_be_taken_alone_and_rejects_the_rest(body: tupl
         return
     alone = [outcome(f"[{item}]".encode()) for item in item_texts]
     batch = decode_publish(text.encode(), LIMITS, partial=True)
+    assert batch == outcome(text.encode(), partial=True, exact=True)
     assert rows(batch) == [row for found in alone if isinstance(found, EventBatch) for row in rows(found)]
     assert [(r.index, r.code) for r in batch.rejections] == [
         (index, found.violations[0].code) for index, found in enumerate(alone) if isinstance(found, Refusal)

@@ -38,7 +38,7 @@ Event = dict[str, Any]
 
 
 def demo(
-    events: Annotated[int, typer.Option(min=100, max=1_000_000, metavar="N", help="How many events to send.")] = 20_000,
+    events: Annotated[int, typer.Option(min=100, max=1_000_000, metavar="N", help="How many events to send.")] = 10_000,
     kills: Annotated[int, typer.Option(min=0, max=20, metavar="N", help="How often to kill the server.")] = 2,
     is_kept: Annotated[bool, typer.Option("--keep", help="Keep the store and the server's log.")] = False,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of the order in which things are sent.")] = None,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import unicodedata
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -27,7 +28,9 @@ def stderr() -> Console:
 
 
 def _console(*, is_stderr: bool) -> Console:
-    console = Console(stderr=is_stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    # Of NO_COLOR rich makes less: it keeps bold and dim.
+    colors: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+    console = Console(stderr=is_stderr, color_system=colors, highlight=False, markup=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
         # A file or pipe has no width to fold a table to.
         console.width = 1000

@@ -42,7 +42,7 @@ class SekaliApp(FastAPI):
         if kind == "http" and scope["path"] == "/publish" and scope["method"] == "POST" and self._lane_is_free(scope):
             await self._publish(scope, receive, send)
         elif kind == "lifespan":
-            await super().__call__(scope, receive, self._without_failed_start(send))
+            await super().__call__(scope, receive, self._without_traceback(send))
         else:
             await super().__call__(scope, receive, send)
 
@@ -70,15 +70,13 @@ class SekaliApp(FastAPI):
             raise
         await answer(scope, receive, send)
 
-    def _without_failed_start(self, send: Send) -> Send:
-        """Where the process ends because the store can't be opened, one line said why; a traceback adds nothing."""
+    def _without_traceback(self, send: Send) -> Send:
+        """Where the process leaves in the middle of a lifespan, one line said why; a traceback adds nothing."""
 
-        async def send_unless_leaving(message: Message) -> None:
-            if self.lifecycle.is_leaving and message["type"] == "lifespan.startup.failed":
-                message = {"type": "lifespan.startup.failed"}
-            await send(message)
+        async def send_type_only(message: Message) -> None:
+            await send({"type": message["type"]} if self.lifecycle.is_leaving else message)
 
-        return send_unless_leaving
+        return send_type_only
 
 
 @asynccontextmanager

@@ -16,8 +16,8 @@ from typing import Final
 from sekali.hub import Hub
 
 TICK_S: Final = 0.2
-EXIT_GRACE_S: Final = 1.2
-"""From the moment when everything still open is cut until the process leaves, whatever still holds it."""
+OVERDUE_S: Final = 0.5
+"""After everything still open was cut, the exit is overdue."""
 
 
 class Cut(Enum):
@@ -87,7 +87,7 @@ class Deadlines:
                 # Closed meanwhile: its tasks are gone.
                 if not watched.loop.is_closed():
                     raise
-        if drain_cut_at_s is not None and now_s >= drain_cut_at_s + EXIT_GRACE_S:
+        if drain_cut_at_s is not None and now_s >= drain_cut_at_s + OVERDUE_S:
             self._on_overdue()
 
     def _cut(self, watched: Watched, why: Cut) -> None:

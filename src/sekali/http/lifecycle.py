@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from sekali.http.app import SekaliApp
 
 DECODE_THREADS: Final = 2
+SLOW_OPENING_S: Final = 1.0
+"""An opening that takes longer is spoken of."""
+CLOSE_S_MAX: Final = 1.0
+"""How long the store may take to close when the exit is overdue."""
 
 _T = TypeVar("_T")
 _log = logging.getLogger("sekali")
@@ -41,7 +45,7 @@ _log = logging.getLogger("sekali")
 class Serving:
     """What an app holds while its store is open."""
 
-    def __init__(self, hub: Hub, on_overdue: Callable[[], None]) -> None:
+    def __init__(self, hub: Hub, on_overdue: Callable[[Serving], None]) -> None:
         settings = hub.settings
         self.hub: Final = hub
         self.decode_limits: Final = DecodeLimits(
@@ -51,11 +55,11 @@ class Serving:
             body_bytes_max=settings.body_bytes_max,
         )
         self.bodies: Final = BodyBudget(settings.bodies_bytes_max)
-        self.deadlines: Final = Deadlines(hub, on_overdue)
+        self.deadlines: Final = Deadlines(hub, lambda: on_overdue(self))
         self.decoders: Final = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="sekali-decode")
 
     def close(self) -> bool:
-        """Blocks while the hub drains. False if it could not be closed in time."""
+        """Blocks while the hub drains. Idempotent. False if it could not be closed in time."""
         is_closed = self.hub.close()
         self.deadlines.stop()
         self.decoders.shutdown(wait=False)
@@ -73,10 +77,11 @@ class Lifecycle:
         self._lifespans = 0
         self._starting_loop: asyncio.AbstractEventLoop | None = None
         self._signals = signals.SignalChain(self._on_signal)
+        self._exit_code = signals.FAILURE_EXIT
         self.current: Serving | None = None
         """What is open now. May be read without a lock."""
         self.is_leaving = False
-        """The process is about to end before it ever served, and that needs no traceback."""
+        """The process is about to end in the middle of a lifespan; why was said, a traceback would add nothing."""
 
     async def serving(self) -> Serving:
         """What is open, opened first if need be. Raises StoreUnusable, StoreLocked."""
@@ -101,7 +106,7 @@ class Lifecycle:
         try:
             if is_first:
                 await self._close_if_settings_changed()
-            await self.serving()
+            await self._serving_said_when_slow()
         except BaseException as error:
             with self._lock:
                 self._lifespans -= 1
@@ -123,7 +128,18 @@ class Lifecycle:
         server_is_ours = self._signals.is_installed
         self._signals.restore()
         if server_is_ours and serving is not None and serving.hub.failed is not None:
-            signals.leave(signals.FAILURE_EXIT)
+            self.is_leaving = True
+            await signals.leave(signals.FAILURE_EXIT)
+
+    async def _serving_said_when_slow(self) -> None:
+        opening = asyncio.ensure_future(self.serving())
+        try:
+            done, _ = await asyncio.wait({opening}, timeout=SLOW_OPENING_S)
+            if not done and self._signals.is_installed:
+                _say("Still opening the store: it catches up, or another process has not let go of it yet.")
+            await opening
+        finally:
+            opening.cancel()
 
     async def _close_if_settings_changed(self) -> None:
         """A request before the lifespan may have opened the store, with other settings than those of now."""
@@ -139,9 +155,7 @@ class Lifecycle:
         _say(error.detail)
         if signals.is_worker_of_several():
             raise error
-        signals.leave(signals.STORE_UNUSABLE_EXIT)
-        await asyncio.Event().wait()  # until the loop is torn down
-        raise AssertionError("an event that nobody has was set")
+        await signals.leave(signals.STORE_UNUSABLE_EXIT)
 
     # Opening and closing
 
@@ -189,23 +203,32 @@ class Lifecycle:
 
     def _on_signal(self, number: int) -> None:
         """In the signal's handler: no lock may be taken."""
+        self._exit_code = 128 + number
         if self.current is not None:
             self.current.hub.start_draining()
         elif self._starting_loop is not None:
             # The store is still being opened, on a thread that may be given up: the server would wait for it.
             self.is_leaving = True
-            signals.leave_from_signal(self._starting_loop, 128 + number)
+            signals.leave_from_signal(self._starting_loop, self._exit_code)
 
     def _hub_failed(self, error: SekaliError) -> None:
         if self._signals.is_installed:
             _say(f"Stopping: {error.detail}")
             signals.ask_to_stop()
 
-    def _overdue(self) -> None:
-        """Draining took longer than it may. Where the process is a server's, it leaves now."""
-        if self._signals.is_installed:
-            _say("Something still holds up the exit. Leaving anyway: all that was answered for is on disk.")
-            os._exit(signals.FAILURE_EXIT)
+    def _overdue(self, serving: Serving) -> None:
+        """All requests were cut, and still the server does not end: it waits for clients that take in nothing. Where
+        the process is a server's, close the store and leave."""
+        if not self._signals.is_installed:
+            return
+        exit_code = self._exit_code
+        try:
+            if not _in_thread(serving.close, name="sekali-close").result(CLOSE_S_MAX):
+                exit_code = signals.FAILURE_EXIT
+        except concurrent.futures.TimeoutError:
+            exit_code = signals.FAILURE_EXIT
+        _say("Some connections hold up the exit. Leaving without them; all that was answered for is on disk.")
+        os._exit(signals.FAILURE_EXIT if serving.hub.failed is not None else exit_code)
 
 
 def tie(app: SekaliApp) -> None:

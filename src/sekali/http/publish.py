@@ -120,7 +120,7 @@ async def answer_publish(lifecycle: Lifecycle, scope: Scope, receive: Receive) -
         body = IncomingBody(receive, serving.hub, serving.bodies, serving.deadlines)
         if serving.hub.draining:
             raise serving.hub.refusal()
-        content_length = _checked_headers(scope)
+        content_length = checked_headers(scope)
         options = _options(scope["query_string"]) if scope["query_string"] else _NO_OPTIONS
         data = await body.read(content_length)
         batch = await _decoded(data, serving, partial=options.partial)
@@ -129,7 +129,7 @@ async def answer_publish(lifecycle: Lifecycle, scope: Scope, receive: Receive) -
     except ClientGone:
         return NoAnswer()
     except SekaliError as error:
-        return _refusal(error, body)
+        return refusal(error, body)
     finally:
         if body is not None:
             body.release()
@@ -159,7 +159,7 @@ async def _answer(batch: EventBatch, published: Published, serving: Serving, *, 
     return PublishAnswer(200, headers, content)
 
 
-def _refusal(error: SekaliError, body: IncomingBody | None) -> Response:
+def refusal(error: SekaliError, body: IncomingBody | None) -> Response:
     status, headers, content = problem_bytes(as_sekali_error(error))
     is_cut_off = body is not None and not body.is_complete and isinstance(error, BodyTooLarge | BodyTooSlow | TryAgain)
     return PublishAnswer(
@@ -171,7 +171,7 @@ def _refusal(error: SekaliError, body: IncomingBody | None) -> Response:
     )
 
 
-def _checked_headers(scope: Scope) -> int | None:
+def checked_headers(scope: Scope) -> int | None:
     """The body's announced length. Raises UnsupportedMedia, UnsupportedEncoding."""
     content_length: int | None = None
     content_type = b""

@@ -25,9 +25,7 @@ from sekali.http.body import ClientGone, IncomingBody
 from sekali.http.lifecycle import Lifecycle, Serving, hub_of
 from sekali.http.params import EventsRequest, Parameters, parse_event_request, parse_events_request
 from sekali.http.problems import NO_STORE, NOSNIFF, HeaderList, json_response
-from sekali.http.publish import NoAnswer
-from sekali.http.publish import _checked_headers as checked_headers
-from sekali.http.publish import _refusal as refusal
+from sekali.http.publish import NoAnswer, checked_headers, refusal
 from sekali.hub import Hub
 from sekali.wire.native import decode_seen, encode_events, encode_seen, ndjson_line
 

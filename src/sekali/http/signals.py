@@ -37,10 +37,12 @@ def is_worker_of_several() -> bool:
     return multiprocessing.parent_process() is not None
 
 
-def leave(exit_code: int) -> None:
-    """End the process from inside the event loop. A SystemExit raised in a task would be taken for a failed start, one
+async def leave(exit_code: int) -> NoReturn:
+    """End the process from inside the lifespan. A SystemExit raised in a task would be taken for a failed start; one
     raised by the loop itself goes through the server's clean-up and out."""
     asyncio.get_running_loop().call_soon(_raise_exit, exit_code)
+    await asyncio.Event().wait()  # until the loop is torn down
+    raise AssertionError("an event that nobody has was set")
 
 
 def leave_from_signal(loop: asyncio.AbstractEventLoop, exit_code: int) -> None:

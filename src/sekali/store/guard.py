@@ -46,21 +46,22 @@ class ProcessGuard:
 
 
 class FileIdentity:
-    """Tells whether a path still names the file that was there when the store was opened."""
+    """Tells whether paths still name the files that were there when the store was opened."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._identity = self._read()
-
-    def _read(self) -> tuple[int, int] | None:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_dev, status.st_ino
+    def __init__(self, *paths: Path) -> None:
+        """All of them exist. Raises OSError."""
+        self._identities = {path: _identity(path) for path in paths}
 
     def still_holds(self) -> bool:
-        return self._identity is not None and self._read() == self._identity
+        try:
+            return all(_identity(path) == identity for path, identity in self._identities.items())
+        except OSError:
+            return False
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def fsync_directory(path: Path) -> None:

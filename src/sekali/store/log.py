@@ -83,6 +83,7 @@ class Log:
                 f"SQLite {apsw.sqlite_lib_version()} can corrupt a database in WAL mode; pip install --upgrade apsw"
             )
         self.path = path
+        self.wal_path = path.with_name(path.name + "-wal")
         self._readers: list[apsw.Connection] = []
         self._readers_lock = threading.Lock()
         self._closed = False

@@ -27,14 +27,14 @@ from typing import Any, Final
 import msgspec
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
 
-from sekali.errors import DiskFull, OutcomeUnknown, SekaliError
+from sekali.errors import DiskFull, OutcomeUnknown, SekaliError, StoreUnusable
 
 OFFSET_MAX: Final = (1 << 40) - 1
 _FINGERPRINT_BITS: Final = 32
 _VALUE_BYTES: Final = 9
 _MARK_KEY: Final = b"mark"
 _KEYS_PER_WRITE: Final = 1000
-"""rocksdict holds the GIL while it writes: about 1 ms for this many keys."""
+"""rocksdict holds the GIL while it writes: about 1 ms for this many keys, sorted and hinted; 2.5 ms otherwise."""
 _GENERATION_KEYS: Final = 16_384
 _GENERATION_WAIT_S: Final = 0.1
 _STALL_WAIT_S: Final = 0.01
@@ -96,6 +96,7 @@ class SeenIndex:
         self._write_options = WriteOptions()
         self._write_options.disable_wal = True  # type: ignore[method-assign,assignment]  # a property; the stub errs
         self._write_options.no_slowdown = True
+        self._write_options.memtable_insert_hint_per_batch = True
         self._oldest = self._newest = Generation()
         self._done = Mark()
         self._changed = threading.Condition()
@@ -201,7 +202,7 @@ class SeenIndex:
 
         Raises DiskFull or OutcomeUnknown.
         """
-        items = list(keys.items())
+        items = sorted(keys.items())
         for start in range(0, max(1, len(items)), _KEYS_PER_WRITE):
             is_last = start + _KEYS_PER_WRITE >= len(items)
             self._write_batch(items[start : start + _KEYS_PER_WRITE], done if is_last else self._done, upto)
@@ -267,7 +268,7 @@ class SeenIndex:
     def clear(self) -> None:
         """Throws the index away and makes an empty one. Before `start`."""
         self._database.close()
-        shutil.rmtree(self._path)
+        _remove(self._path)
         self._database = _open(self._path, self._memtable_bytes)
         self._done = Mark()
 
@@ -298,11 +299,18 @@ def _open(path: Path, memtable_bytes: int) -> Rdict:
     try:
         return Rdict(str(path), _options(memtable_bytes))
     except Exception:  # noqa: BLE001  # rocksdict has no error class; what else is wrong shows again below
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path)
     try:
         return Rdict(str(path), _options(memtable_bytes))
     except Exception as error:
-        raise _translated(error) from error
+        raise StoreUnusable(f"The seen index at {path} cannot be made: {error}") from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _options(memtable_bytes: int) -> Options:

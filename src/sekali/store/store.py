@@ -21,6 +21,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
@@ -100,19 +101,21 @@ class Store:
         """Why the store has stopped, for good. Reads go on."""
         self._guard = ProcessGuard(path)
         self._guard.acquire(settings.predecessor_wait_s)
-        try:
-            self._open_parts(sizes)
-        except StoreCorrupt as error:
-            self._guard.release()
-            raise StoreUnusable(f"{path}: {error.detail}") from error
-        except BaseException:
-            self._guard.release()
-            raise
+        with ExitStack() as undo:
+            undo.callback(self._guard.release)
+            try:
+                self._open_parts(sizes, undo)
+            except StoreUnusable:
+                raise
+            except SekaliError as error:
+                raise StoreUnusable(f"{path}: {error.detail}") from error
+            undo.pop_all()
 
-    def _open_parts(self, sizes: RunSizes) -> None:
+    def _open_parts(self, sizes: RunSizes, undo: ExitStack) -> None:
         settings = self._settings
         self._log = Log(self._path)
-        self._identity = FileIdentity(self._path)
+        undo.callback(self._log.close)
+        self._files = FileIdentity(self._path, self._log.wal_path)
         with self._log.snapshot() as connection:
             steps = leftovers(connection)
         for step in steps:
@@ -123,6 +126,7 @@ class Store:
         index_path = self._path.with_name(self._path.name + ".seen")
         identity = self._log.identity
         self._seen = SeenIndex(index_path, identity.store_id, settings.index_memtable_bytes, self._fail)
+        undo.callback(self._seen.close)
         self._appender = Appender(
             self._log, totals, self._topics, self._tail, self._seen, self._reader, settings.topics_max
         )
@@ -211,9 +215,9 @@ class Store:
         self._disk_was_full = False
 
     def _check_file(self) -> None:
-        if not self._identity.still_holds():
+        if not self._files.still_holds():
             raise OutcomeUnknown(
-                f"{self._path} was moved, replaced or deleted while the server ran; what it stored last may be lost.",
+                f"{self._path} or its -wal file was moved, replaced or deleted while the server ran; what it stored last may be lost.",
                 retry_after_s=5,
             )
 
