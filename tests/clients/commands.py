@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from typer.testing import CliRunner
+
+from sekali.cli import app
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 COMMAND = (sys.executable, "-m", "sekali")
 FINISHED_S_MAX = 120.0
@@ -58,3 +62,12 @@ def figures(summary: str) -> dict[str, int]:
     """`read 3, stored 2, duplicates 1 (...)` as a dict."""
     parts = summary.strip().splitlines()[-1].rpartition(" (")[0].split(", ")
     return {name: int(number) for name, _, number in (part.rpartition(" ") for part in parts)}
+
+
+def invoke(*arguments: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
+    """`sekali ARGUMENTS` in this process: without standard input and signals, and ten times as fast."""
+    env = {"SEKALI_URL": url, "COLUMNS": None, "NO_COLOR": None}
+    done = CliRunner().invoke(app, arguments, prog_name="sekali", env=env)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return subprocess.CompletedProcess(["sekali", *arguments], done.exit_code, done.stdout, done.stderr)

@@ -1,4 +1,4 @@
-"""Long running commands, ended with the test that started them."""
+"""One server for all tests that neither end it nor count everything, and commands that are ended with their test."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.clients import commands
+from tests.serving import Server
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Each test has a topic of its own there."""
+    server = Server(tmp_path_factory.mktemp("shared")).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def topic(request: pytest.FixtureRequest) -> str:
+    """This test's own."""
+    return str(request.node.nodeid)
 
 
 @pytest.fixture

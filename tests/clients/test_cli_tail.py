@@ -8,23 +8,28 @@ import signal
 import subprocess
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
-from tests.clients.commands import COMMAND, environment, run
+from tests.clients.commands import COMMAND, environment, invoke, run
 from tests.serving import Server
 
 Start = Callable[..., subprocess.Popen[bytes]]
 posix_only = pytest.mark.skipif(os.name != "posix", reason="needs a pseudo terminal")
 
 
-def publish(server: Server, *numbers: int, **more: Any) -> None:
+def publish(server: Server, topic: str, *numbers: int, **more: Any) -> None:
     events = [
-        {"topic": "t", "event_id": f"e-{number}", "timestamp": "2024-01-01T00:00:00Z", "source": "s", "payload": {}}
+        {"topic": topic, "event_id": f"e-{number}", "timestamp": "2024-01-01T00:00:00Z", "source": "s", "payload": {}}
         for number in numbers
     ]
     status, answer = server.call("POST", "/publish", [{**event, **more} for event in events])
     assert status == 200, answer
+
+
+def tail(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return invoke("tail", "--no-follow", *arguments, url=server.url)
 
 
 def ids(text: str) -> list[str]:
@@ -58,71 +63,76 @@ def on_terminal(*arguments: str, url: str, **env: str) -> bytes:
     return seen
 
 
-def test_it_shows_the_last_events_in_order(server: Server) -> None:
-    publish(server, *range(30))
-    shown = run("tail", "--no-follow", url=server.url)
-    assert [line.split()[0] for line in shown.stdout.splitlines()] == [str(offset) for offset in range(21, 31)]
-    shown = run("tail", "-n", "3", "--no-follow", "--json", url=server.url)
-    assert ids(shown.stdout) == ["e-27", "e-28", "e-29"]
-    assert run("tail", "-n", "0", "--no-follow", url=server.url).stdout == ""
-    everything = run("tail", "--from-start", "--no-follow", "--json", url=server.url)
+def test_it_shows_the_last_events_in_order(shared_server: Server, topic: str) -> None:
+    publish(shared_server, topic, *range(30))
+    shown = tail(shared_server, "-t", topic)
+    offsets = [int(line.split()[0]) for line in shown.stdout.splitlines()]
+    assert offsets == list(range(offsets[0], offsets[0] + 10))
+    assert ids(tail(shared_server, "-n", "3", "--json").stdout) == ["e-27", "e-28", "e-29"]
+    assert tail(shared_server, "-n", "0").stdout == ""
+    everything = tail(shared_server, "--from-start", "--json", "-t", topic)
     assert ids(everything.stdout) == [f"e-{number}" for number in range(30)]
 
 
-def test_json_is_what_the_server_sends_byte_for_byte(server: Server) -> None:
-    publish(server, 1, payload={"price": 1.5, "text": "é\x1b[31m\u009b\u202e"}, extra="x")
-    shown = run("tail", "--no-follow", "--json", url=server.url)
-    assert json.loads(shown.stdout) == server.call("GET", "/events")[1][0]
+def test_json_is_what_the_server_sends(shared_server: Server, topic: str) -> None:
+    publish(shared_server, topic, 1, payload={"price": 1.5, "text": "é\x1b[31m\u009b\u202e"}, extra="x")
+    shown = tail(shared_server, "-n", "1", "--json")
+    assert json.loads(shown.stdout) == server_answer(shared_server, topic)
 
 
-def test_many_last_events_come_in_several_pages(server: Server) -> None:
-    publish(server, *range(2500))
-    shown = run("tail", "-n", "2200", "--no-follow", "--json", url=server.url)
+def server_answer(server: Server, topic: str) -> Any:
+    return server.call("GET", f"/events?topic={quote(topic)}")[1][0]
+
+
+def test_many_last_events_come_in_several_pages(shared_server: Server, topic: str) -> None:
+    publish(shared_server, topic, *range(2500))
+    shown = tail(shared_server, "-n", "2200", "--json")
     assert ids(shown.stdout) == [f"e-{number}" for number in range(300, 2500)]
 
 
-def test_topics_and_times_select(server: Server) -> None:
-    publish(server, 1, topic="a")
-    publish(server, 2, topic="b")
-    publish(server, 3, topic="c")
-    assert ids(run("tail", "-t", "a", "-t", "c", "--no-follow", "--json", url=server.url).stdout) == ["e-1", "e-3"]
-    assert ids(run("tail", "--since", "1h", "--no-follow", "--json", url=server.url).stdout) == ["e-1", "e-2", "e-3"]
-    assert run("tail", "--since", "2100-01-01T00:00:00Z", "--no-follow", "--json", url=server.url).stdout == ""
-    assert run("tail", "-t", "nothing", "--no-follow", url=server.url).stdout == ""
-    refused = run("tail", "--since", "yesterday", "--no-follow", url=server.url)
+def test_topics_and_times_select(shared_server: Server, topic: str) -> None:
+    a, b, c = (f"{topic}/{letter}" for letter in "abc")
+    for number, name in enumerate((a, b, c)):
+        publish(shared_server, name, number)
+    assert ids(tail(shared_server, "-t", a, "-t", c, "--json").stdout) == ["e-0", "e-2"]
+    assert ids(tail(shared_server, "-t", b, "-t", c, "--since", "1h", "--json").stdout) == ["e-1", "e-2"]
+    assert tail(shared_server, "--since", "2100-01-01T00:00:00Z").stdout == ""
+    assert tail(shared_server, "-t", "nothing there").stdout == ""
+    refused = tail(shared_server, "--since", "yesterday")
     assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
-    assert run("tail", "--since", "1h", "--from-start", url=server.url).returncode == 2
+    assert tail(shared_server, "--since", "1h", "--from-start").returncode == 2
 
 
-@pytest.mark.parametrize("topic", [[], ["--topic", "t"]])
-def test_following_goes_over_a_killed_server_without_gap_or_repeat(
-    server: Server, start: Start, topic: list[str]
-) -> None:
-    if not topic:
-        publish(server, 0)
-    process = start("tail", "--json", "--interval", "0.05", *topic, url=server.url)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    shown: list[str] = []
-    if not topic:
-        shown += ids(process.stdout.readline().decode())
+def test_following_goes_over_killed_servers_without_gap_or_repeat(server: Server, start: Start) -> None:
+    everything = start("tail", "--json", "--interval", "0.05", url=server.url)
+    of_topic = start("tail", "--json", "--interval", "0.05", "--topic", "t", url=server.url)
+    shown: dict[int, list[str]] = {everything.pid: [], of_topic.pid: []}
     for number in range(1, 7):
         if number in (3, 5):
             server.kill()
-            assert b"waiting for it" in process.stderr.readline()
+            for process in (everything, of_topic):
+                assert process.stderr is not None
+                assert b"waiting for it" in process.stderr.readline()
             server.start()
-            assert b"connected again" in process.stderr.readline()
-        publish(server, number)
-        publish(server, number)
-        publish(server, 100 + number, topic="other") if topic else None
-        shown += ids(process.stdout.readline().decode())
-    assert shown == [f"e-{number}" for number in range(1 if topic else 0, 7)]
+            for process in (everything, of_topic):
+                assert process.stderr is not None
+                assert b"connected again" in process.stderr.readline()
+        publish(server, "t", number)
+        publish(server, "t", number)
+        publish(server, "other", number)
+        for process, lines in ((everything, 2), (of_topic, 1)):
+            assert process.stdout is not None
+            shown[process.pid] += [process.stdout.readline().decode() for _ in range(lines)]
+    topics = [json.loads(line)["topic"] for line in shown[everything.pid]]
+    assert topics == ["t", "other"] * 6
+    assert ids("".join(shown[everything.pid])) == [f"e-{number}" for number in range(1, 7) for _ in range(2)]
+    assert ids("".join(shown[of_topic.pid])) == [f"e-{number}" for number in range(1, 7)]
 
 
 @posix_only
-def test_ctrl_c_ends_following_with_130(server: Server, start: Start) -> None:
-    publish(server, 1)
-    process = start("tail", "--json", url=server.url)
+def test_ctrl_c_ends_following_with_130(shared_server: Server, topic: str, start: Start) -> None:
+    publish(shared_server, topic, 1)
+    process = start("tail", "--json", url=shared_server.url)
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
@@ -132,9 +142,9 @@ def test_ctrl_c_ends_following_with_130(server: Server, start: Start) -> None:
 
 
 @posix_only
-def test_a_reader_that_leaves_is_no_traceback(server: Server, start: Start) -> None:
-    publish(server, *range(5000))
-    process = start("tail", "--from-start", "--no-follow", "--json", url=server.url)
+def test_a_reader_that_leaves_is_no_traceback(shared_server: Server, topic: str, start: Start) -> None:
+    publish(shared_server, topic, *range(5000))
+    process = start("tail", "--from-start", "--no-follow", "--json", url=shared_server.url)
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
@@ -147,53 +157,55 @@ NASTY = "\x1b[2J\x1b]0;owned\x07\r\x9b31m\u202e"
 
 
 @posix_only
-@pytest.mark.parametrize("arguments", [["tail", "--no-follow"], ["tail", "--no-follow", "--json"], ["stats"]])
-def test_nothing_published_can_steer_the_terminal(server: Server, arguments: list[str]) -> None:
-    publish(server, 1, payload={"line": 1, "message": NASTY})
-    publish(server, 2, payload={"x": NASTY, "y": "[bold]"}, topic="t\u202e\u2066", source="\u202e")
-    seen = on_terminal(*arguments, url=server.url, NO_COLOR="1").decode()
+@pytest.mark.parametrize(
+    "arguments", [["tail", "--no-follow"], ["tail", "--no-follow", "--json"], ["stats", "--top", "1000"]]
+)
+def test_nothing_published_can_steer_the_terminal(shared_server: Server, topic: str, arguments: list[str]) -> None:
+    publish(shared_server, topic, 1, payload={"line": 1, "message": NASTY})
+    publish(shared_server, topic + "\u202e\u2066", 2, payload={"x": NASTY, "y": "[bold]"}, source="\u202e")
+    seen = on_terminal(*arguments, url=shared_server.url, NO_COLOR="1").decode()
     plain = seen.replace("\r\n", "\n")
     bad = [character for character in "\x1b\x07\r\x9b\u202e\u2066" if character in plain]
     assert bad == [], plain
 
 
 @posix_only
-def test_colour_is_for_terminals_only(server: Server) -> None:
-    publish(server, 1)
+def test_colour_is_for_terminals_only(shared_server: Server, topic: str) -> None:
+    publish(shared_server, topic, 1)
     for arguments in (["stats"], ["tail", "--no-follow"]):
-        assert b"\x1b[" in on_terminal(*arguments, url=server.url)
-        assert b"\x1b[" not in on_terminal(*arguments, url=server.url, NO_COLOR="1")
-        assert "\x1b" not in run(*arguments, url=server.url).stdout
+        assert b"\x1b[" in on_terminal(*arguments, url=shared_server.url)
+        assert b"\x1b[" not in on_terminal(*arguments, url=shared_server.url, NO_COLOR="1")
+        assert "\x1b" not in invoke(*arguments, url=shared_server.url).stdout
 
 
-def test_stats_shows_the_counters_and_the_largest_topics(server: Server) -> None:
-    publish(server, *range(5), topic="small")
-    publish(server, *range(9), topic="large")
-    publish(server, *range(9), topic="large")
-    shown = run("stats", "--top", "1", url=server.url)
+def test_stats_shows_the_counters_and_the_largest_topics_and_goes_on_looking(server: Server, start: Start) -> None:
+    publish(server, "small", *range(5))
+    publish(server, "large", *range(9))
+    publish(server, "large", *range(9))
+    shown = invoke("stats", "--top", "1", url=server.url)
     assert shown.returncode == 0
     rows = [line.split() for line in shown.stdout.splitlines()]
     assert ["received", "23"] in rows
     assert ["unique", "14", "stored,", "each", "once"] in rows
     assert any(row[:4] == ["large", "9", "9", "0"] for row in rows)
     assert not any(row[:1] == ["small"] for row in rows)
-    as_json = json.loads(run("stats", "--json", url=server.url).stdout)
+    as_json = json.loads(invoke("stats", "--json", url=server.url).stdout)
     assert (as_json["received"], as_json["db_path"]) == (23, str(server.db_path))
 
 
-def test_watching_stats_goes_on_looking(server: Server, start: Start) -> None:
+def test_watching_stats_goes_on_looking(shared_server: Server, topic: str, start: Start) -> None:
     process = start("stats", "--json", "--watch", "--interval", "0.1", url=server.url)
     assert process.stdout is not None
-    assert json.loads(process.stdout.readline())["received"] == 0
-    publish(server, 1)
+    assert json.loads(process.stdout.readline())["received"] == 23
+    publish(server, "small", 99)
     for line in iter(process.stdout.readline, b""):
-        if json.loads(line)["received"] == 1:
+        if json.loads(line)["received"] == 24:
             return
     pytest.fail(f"it ended with {process.wait()}")
 
 
-def test_a_terminal_without_unicode_is_written_escapes(server: Server) -> None:
-    publish(server, 1, topic="日本")
-    shown = run("tail", "--no-follow", url=server.url, PYTHONIOENCODING="ascii")
+def test_a_terminal_without_unicode_is_written_escapes(shared_server: Server, topic: str) -> None:
+    publish(shared_server, f"{topic} 日本", 1)
+    shown = run("tail", "--no-follow", url=shared_server.url, PYTHONIOENCODING="ascii")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "\\u65e5\\u672c" in shown.stdout

@@ -116,6 +116,22 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "conflicts": _count("Repeats whose payload differs from the stored one."),
             "topics_total": _count("Topics in the store."),
             "last_offset": _count("0 while nothing is stored."),
+            "commits": _count("Groups of events written."),
+            "intake": _object(
+                {
+                    "events": _count("Admitted and not yet answered."),
+                    "events_max": _count("Past it requests are refused."),
+                    "bytes": _count("Of their bodies."),
+                    "bytes_max": _count("Past it requests are refused."),
+                }
+            ),
+            "index": _object(
+                {
+                    "ready": {"type": "boolean", "description": "The seen index has every key."},
+                    "done": _count("Keys in the seen index."),
+                    "total": _count("Keys stored."),
+                }
+            ),
         },
         text="The first eight are those of the first version. Counters survive restarts.",
     ),
@@ -201,6 +217,9 @@ STATS_EXAMPLE: Final = {
     "conflicts": 3,
     "topics_total": 2,
     "last_offset": 4800,
+    "commits": 97,
+    "intake": {"events": 0, "events_max": 200_000, "bytes": 0, "bytes_max": 134_217_728},
+    "index": {"ready": True, "done": 4800, "total": 4800},
 }
 TOPIC_EXAMPLE: Final = {
     "topic": "alpha",

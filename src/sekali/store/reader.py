@@ -71,11 +71,15 @@ class _Scan:
     left: int | None
 
     @property
+    def has_row_filter(self) -> bool:
+        return self.source is not None or self.since_us is not None or self.until_us is not None
+
+    @property
     def want(self) -> int:
-        has_row_filter = self.source is not None or self.since_us is not None or self.until_us is not None
+        """How many candidates a window is to hold."""
         if self.left is None:
             return WINDOW_EVENTS if self.topic_ids else 1 << 62
-        return max(self.left, WINDOW_EVENTS) if has_row_filter else self.left
+        return max(self.left, WINDOW_EVENTS) if self.has_row_filter else self.left
 
 
 class Reader:
@@ -169,6 +173,10 @@ class Reader:
             entries, low, high = _entries_of_topics(connection, scan, low, high)
         else:
             entries, low, high = _entries_of_run(connection, scan, low, high)
+            if not scan.has_row_filter:  # every offset is a candidate, so the window need be no wider than the limit
+                low, high = (
+                    (max(low, high - scan.want + 1), high) if scan.descending else (low, min(high, low + scan.want - 1))
+                )
         entries = [entry for entry in entries if entry.first_offset <= high and entry.last_offset >= low]
         entries.sort(key=lambda entry: -entry.last_offset if scan.descending else entry.first_offset)
         candidates = 0

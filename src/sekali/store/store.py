@@ -217,7 +217,8 @@ class Store:
     def _check_file(self) -> None:
         if not self._files.still_holds():
             raise OutcomeUnknown(
-                f"{self._path} or its -wal file was moved, replaced or deleted while the server ran; what it stored last may be lost.",
+                f"{self._path} or its -wal file was moved, replaced or deleted while the server ran; "
+                "what it stored last may be lost.",
                 retry_after_s=5,
             )
 
