@@ -136,7 +136,7 @@ def test_a_dry_run_needs_no_server(event: Any, file: Any) -> None:
         (["-", "--topic", " x"], "--topic"),
         (["-", "--topic", "x" * 256], "--topic"),
         (["-", "--topic", "x", "--source", "a\nb"], "--source"),
-        (["/dev/null", "--url", "ftp://host"], "--url"),
+        ([__file__, "--topic", "x", "--url", "ftp://host"], "--url"),
         (["-", "--batch", "0"], "--batch"),
         ([], "FILE"),
     ],

@@ -192,8 +192,6 @@ def test_stats_shows_the_counters_and_the_largest_topics_and_goes_on_looking(ser
     as_json = json.loads(invoke("stats", "--json", url=server.url).stdout)
     assert (as_json["received"], as_json["db_path"]) == (23, str(server.db_path))
 
-
-def test_watching_stats_goes_on_looking(shared_server: Server, topic: str, start: Start) -> None:
     process = start("stats", "--json", "--watch", "--interval", "0.1", url=server.url)
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["received"] == 23

@@ -84,7 +84,9 @@ class BareDebian:
 
     def run(self, command: Sequence[str], *, user: str = "0:0") -> str:
         """What the command prints. Raises AssertionError with its output when it fails."""
-        done = subprocess.run(self.command(command, user), env=self._machine_env(), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            self.command(command, user), env=self._machine_env(), capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 

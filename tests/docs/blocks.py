@@ -47,7 +47,8 @@ class Block:
 def blocks_of(document: Path) -> list[Block]:
     text = document.read_text(encoding="utf-8")
     return [
-        Block(found[1] or "", found[2], found[3], text.count("\n", 0, found.start()) + 1) for found in _BLOCK.finditer(text)
+        Block(found[1] or "", found[2], found[3], text.count("\n", 0, found.start()) + 1)
+        for found in _BLOCK.finditer(text)
     ]
 
 
@@ -63,7 +64,9 @@ class Checkout(Server):
         self.root = folder / "sekali"
         shutil.copytree(ROOT, self.root, ignore=LEFT_OUT)
         self._server_block = ""
-        kept = {name: value for name, value in os.environ.items() if name not in ("DB_PATH", "VIRTUAL_ENV", "PYTHONPATH")}
+        kept = {
+            name: value for name, value in os.environ.items() if name not in ("DB_PATH", "VIRTUAL_ENV", "PYTHONPATH")
+        }
         self.env = {**kept, "PORT": str(self.port), "SEKALI_URL": self.url, "NO_COLOR": "1", "COLUMNS": "120"}
         venv_bin = self.root / ".venv" / "bin"
         if is_real:
@@ -72,7 +75,9 @@ class Checkout(Server):
             own_bin.mkdir()
             for name in ("python", "python3"):
                 (own_bin / name).symlink_to(python)
-            kept_path = [entry for entry in self.env["PATH"].split(os.pathsep) if entry != str(Path(sys.executable).parent)]
+            kept_path = [
+                entry for entry in self.env["PATH"].split(os.pathsep) if entry != str(Path(sys.executable).parent)
+            ]
             self.env["PATH"] = os.pathsep.join([str(venv_bin), str(own_bin), *kept_path])
         else:
             self._make_stand_ins(venv_bin)

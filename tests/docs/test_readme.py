@@ -130,8 +130,12 @@ def test_make_test_needs_nothing_but_python_and_make(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
-    again = subprocess.run(["make", "-n", "test"], cwd=checkout.root, env=checkout.env, capture_output=True, text=True, check=True)
+    again = subprocess.run(
+        ["make", "-n", "test"], cwd=checkout.root, env=checkout.env, capture_output=True, text=True, check=True
+    )
     assert "pip install" not in again.stdout
     (checkout.root / "requirements.txt").touch()
-    changed = subprocess.run(["make", "-n", "test"], cwd=checkout.root, env=checkout.env, capture_output=True, text=True, check=True)
+    changed = subprocess.run(
+        ["make", "-n", "test"], cwd=checkout.root, env=checkout.env, capture_output=True, text=True, check=True
+    )
     assert "pip install" in changed.stdout

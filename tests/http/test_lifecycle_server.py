@@ -266,7 +266,7 @@ def test_a_server_whose_store_was_taken_away_stops_with_an_error(make_server: Ma
     assert (status, body["code"]) == (503, "outcome_unknown")
     assert server.process is not None
     assert server.process.wait(EXIT_S_MAX) == 70
-    assert "sekali: Stopping: " in server.log
+    assert "The store has stopped: " in server.log
 
 
 def test_ctrl_c_ends_the_server_cleanly(make_server: MakeServer) -> None:

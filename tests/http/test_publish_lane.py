@@ -223,6 +223,7 @@ HEADERS: list[list[tuple[bytes, bytes]]] = [
     [JSON, (b"origin", b"https://elsewhere.example")],
     [JSON, (b"content-length", b"4097")],
     [JSON, (b"content-length", b"-1")],
+    [JSON, (b"content-length", b"9" * 5_000)],
     [JSON, (b"content-encoding", b"gzip")],
     [JSON, (b"content-encoding", b"identity")],
 ]

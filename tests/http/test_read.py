@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import random
 import socket
@@ -218,13 +219,13 @@ def test_pages_that_overlap_writing_miss_and_repeat_nothing(client: TestClient, 
     publish_many(client, 20)
     path, got, added = "/events?limit=7&topic=alpha", [], 20
     while path:
-        answer = client.get(path)
-        got += [each["offset"] for each in answer.json()]
-        path = answer.links.get("next", {}).get("url", "")
         if added < 60:
             more = rng.randrange(1, 9)
             publish(client, *(event(f"late-{added + i}") for i in range(more)))
             added += more
+        answer = client.get(path)
+        got += [each["offset"] for each in answer.json()]
+        path = answer.links.get("next", {}).get("url", "")
     assert got == list(range(1, added + 1))
 
 
@@ -234,7 +235,7 @@ def test_a_page_of_large_events_ends_early_and_links_on(client: TestClient, monk
     publish(client, event("large", payload={"text": "x" * 10_000}), event("last"))
     pages = all_pages(client, "/events?limit=100")
     assert [len(page) for page in pages] == [3, 3, 3, 2, 1]
-    assert ids(sum(pages, [])) == [*(f"e-{n}" for n in range(1, 11)), "large", "last"]
+    assert [each for page in pages for each in ids(page)] == [*(f"e-{n}" for n in range(1, 11)), "large", "last"]
 
 
 def test_the_limit_is_a_setting(make_client: MakeClient) -> None:
@@ -506,7 +507,7 @@ async def test_a_cancelled_request_closes_its_read(client: TestClient, monkeypat
     await asyncio.to_thread(wait_for, runs.is_closed.is_set, "the step closes the read")
 
 
-def test_a_slow_reader_of_a_real_server_holds_little_memory_and_gets_everything(
+def test_a_slow_reader_holds_up_nobody_and_gets_everything_up_to_its_beginning(
     make_server: Callable[..., Server],
 ) -> None:
     server = make_server().start()
@@ -519,9 +520,8 @@ def test_a_slow_reader_of_a_real_server_holds_little_memory_and_gets_everything(
         connection.settimeout(WAIT_S_MAX)
         connection.connect(("127.0.0.1", server.port))
         connection.sendall(b"GET /events HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
-        received = bytearray(connection.recv(4096))
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
         assert server.call("POST", "/publish", [event("while it waits")])[0] == 200
-        while chunk := connection.recv(1 << 20):
-            received += chunk
-    assert received.endswith(b"]\r\n0\r\n\r\n")
-    assert received.count(b'"received_at"') == 2000, "the end was fixed when the request began"
+        got = json.loads(answer.read())
+    assert [each["offset"] for each in got] == list(range(1, 2001))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from sekali.errors import EventNotFound
@@ -169,12 +169,14 @@ class StoreMachine(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
-def run(examples: int, steps: int) -> None:
+def run(examples: int, steps: int, *, shrinks: bool = True) -> None:
+    """Raises what the first failing example raised; `shrinks` looks for a smaller one, which takes minutes."""
     run_state_machine_as_test(
         StoreMachine,
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
+            phases=[phase for phase in Phase if shrinks or phase is not Phase.shrink],
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
         ),
     )

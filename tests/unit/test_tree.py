@@ -27,8 +27,8 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 def lint_imports(source: Path) -> subprocess.CompletedProcess[str]:
     """The contracts of pyproject.toml, asked of the package under `source`."""
     return subprocess.run(
-        [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
-        + ["--no-logo", "--no-cache", "--config", str(ROOT / "pyproject.toml")],
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()",
+         "--no-logo", "--no-cache", "--config", str(ROOT / "pyproject.toml")],
         cwd=source, env={**os.environ, "PYTHONPATH": str(source), "PYTHONUTF8": "1"}, capture_output=True, text=True,
         encoding="utf-8", check=False,
     )  # fmt: skip

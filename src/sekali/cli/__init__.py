@@ -14,11 +14,7 @@ from typing import Annotated
 import typer
 
 from sekali import __version__
-from sekali.cli.demo import demo
-from sekali.cli.publish import publish
-from sekali.cli.serve import serve
-from sekali.cli.stats import stats
-from sekali.cli.tail import tail
+from sekali.cli import demo, publish, serve, stats, tail
 from sekali.cli.terminal import tolerate_any_character
 
 app = typer.Typer(
@@ -32,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, publish, tail, stats, demo):
+for command in (serve.serve, publish.publish, tail.tail, stats.stats, demo.demo):
     app.command()(command)
 
 
@@ -55,4 +51,4 @@ def main() -> None:
     tolerate_any_character()
     # The HTTP library tells of every request at this level.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
-    app()
+    app(prog_name="sekali")

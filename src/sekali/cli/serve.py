@@ -69,8 +69,14 @@ def _settings(db: Path | None, workers: int | None) -> Settings:
     try:
         return Settings(**chosen)
     except ValidationError as error:
-        faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False))
-        fail("; ".join(faults), EXIT_USAGE)
+        fail("; ".join(_broken_settings(error)), EXIT_USAGE)
+
+
+def _broken_settings(error: ValidationError) -> list[str]:
+    """`SEKALI_DRAIN_S: Input should be ...`, one for each. The value itself is not repeated."""
+    faults = error.errors(include_url=False, include_input=False)
+    named = ((".".join(map(str, fault["loc"])), fault["msg"]) for fault in faults)
+    return [f"{name if name.isupper() else 'SEKALI_' + name.upper()}: {message}" for name, message in named]
 
 
 def _bind(host: str, port: int) -> socket.socket:

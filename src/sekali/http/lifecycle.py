@@ -18,7 +18,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
-from fastapi import Request
 from pydantic import ValidationError
 
 from sekali.errors import SekaliError, StoreUnusable
@@ -110,12 +109,14 @@ class Lifecycle:
         except BaseException as error:
             with self._lock:
                 self._lifespans -= 1
-            self._signals.restore()
+            if is_first:
+                self._signals.restore()
             if isinstance(error, StoreUnusable) and signals.server_is_in_charge():
                 await self._refuse_to_start(error)
             raise
         finally:
-            self._starting_loop = None
+            if is_first:
+                self._starting_loop = None
 
     async def stop(self) -> None:
         """Close the store when the last lifespan ends."""
@@ -211,9 +212,8 @@ class Lifecycle:
             self.is_leaving = True
             signals.leave_from_signal(self._starting_loop, self._exit_code)
 
-    def _hub_failed(self, error: SekaliError) -> None:
+    def _hub_failed(self, _: SekaliError) -> None:
         if self._signals.is_installed:
-            _say(f"Stopping: {error.detail}")
             signals.ask_to_stop()
 
     def _overdue(self, serving: Serving) -> None:
@@ -239,11 +239,6 @@ def tie(app: SekaliApp) -> None:
 async def hub_of(app: SekaliApp) -> Hub:
     """The app's hub, opened first if need be. Raises StoreUnusable, StoreLocked."""
     return (app.lifecycle.current or await app.lifecycle.serving()).hub
-
-
-async def current_hub(request: Request) -> Hub:
-    """The hub, as a FastAPI dependency."""
-    return await hub_of(request.app)
 
 
 def _in_thread(work: Callable[[], _T], *, name: str) -> Future[_T]:

@@ -18,7 +18,6 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match
 
 from sekali.errors import (
     VIOLATIONS_SHOWN_MAX,
@@ -126,29 +125,20 @@ async def _on_any_exception(_: Request, __: Exception) -> Response:
     return problem_response(InternalError(INTERNAL_DETAIL))
 
 
-async def _on_http_exception(request: Request, exc: Exception) -> Response:
+async def _on_http_exception(_: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     if exc.status_code == HTTPStatus.NOT_FOUND:
         return problem_response(RouteNotFound("Nothing is served at this path. GET / lists what there is."))
     if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        return _method_not_allowed(", ".join(_methods_allowed(request)) or (exc.headers or {}).get("Allow", ""))
+        return _method_not_allowed((exc.headers or {}).get("Allow", ""))
     return _foreign_problem(exc)
 
 
 def _method_not_allowed(allow: str) -> Response:
+    allow = ", ".join(sorted(allow.split(", ")))  # Starlette's order changes from run to run
     response = problem_response(MethodNotAllowed(f"This path answers to {allow or 'other methods'}."))
     response.raw_headers.append((b"allow", allow.encode("latin-1")))
     return response
-
-
-def _methods_allowed(request: Request) -> list[str]:
-    """What the path answers to, over all of its routes: Starlette tells only the first one's, in random order."""
-    methods: set[str] = set()
-    for route in request.app.router.routes:
-        match, _ = route.matches(request.scope)
-        if match is not Match.NONE:
-            methods |= getattr(route, "methods", None) or set()
-    return sorted(methods)
 
 
 def _foreign_problem(exc: HTTPException) -> Response:

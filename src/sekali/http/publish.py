@@ -42,6 +42,8 @@ _JSON: Final = (b"content-type", b"application/json")
 _CLOSE: Final = (b"connection", b"close")
 _TRUE_WORDS: Final = ("true", "1")
 _FLAG_WORDS: Final = ("true", "false", "1", "0")
+_NUMBER_DIGITS_MAX: Final = 4_000
+"""Python refuses to read longer numbers; such a length is left to the bound on the body itself."""
 _CURL_FLAG: Final = "-H 'content-type: application/json'"
 
 
@@ -180,7 +182,7 @@ def checked_headers(scope: Scope) -> int | None:
         if name == b"content-type":
             content_type = content_type + b"," + value if content_type else value
         elif name == b"content-length":
-            content_length = int(value) if value.isdigit() else None
+            content_length = int(value) if value.isdigit() and len(value) < _NUMBER_DIGITS_MAX else None
         elif name == b"content-encoding":
             if value.strip().lower() not in (b"", b"identity"):
                 raise UnsupportedEncoding("Send the body as it is, without a Content-Encoding.")

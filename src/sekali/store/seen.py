@@ -39,6 +39,7 @@ _GENERATION_KEYS: Final = 16_384
 _GENERATION_WAIT_S: Final = 0.1
 _STALL_WAIT_S: Final = 0.01
 _STALL_WAITS_MAX: Final = 6_000
+_FULL_DISK_WAIT_S: Final = 1.0
 _MARKS_KEPT_MAX: Final = 1024
 _MEMTABLE_BYTES_PER_KEY: Final = 50
 _CACHE_BYTES: Final = 64 * 1024 * 1024
@@ -101,6 +102,8 @@ class SeenIndex:
         self._done = Mark()
         self._changed = threading.Condition()
         self._unwritten_keys = 0
+        self.disk_is_full = False
+        """The last write found no room; it is tried again, and nothing is to be added meanwhile."""
         self._is_closing = False
         self._writer: threading.Thread | None = None
         self._marks: deque[tuple[int, int]] = deque()  # (commit_no, keys written when it was), perhaps not flushed
@@ -173,13 +176,28 @@ class SeenIndex:
     def _write_generations(self) -> None:
         try:
             while (generation := self._next_generation()) is not None:
-                self.write(generation.keys, generation.mark, generation.mark)
+                if not self._write_until_there_is_room(generation):
+                    return
                 with self._changed:
                     assert generation.next is not None, "a generation being written has been sealed"
                     self._oldest = generation.next
                     self._unwritten_keys -= len(generation.keys)
         except SekaliError as error:
             self._on_failure(error)
+
+    def _write_until_there_is_room(self, generation: Generation) -> bool:
+        """Writes a generation, waiting for room on a full disk; False when closing comes first."""
+        while True:
+            try:
+                self.write(generation.keys, generation.mark, generation.mark)
+            except DiskFull:
+                self.disk_is_full = True
+                with self._changed:
+                    if self._changed.wait_for(lambda: self._is_closing, timeout=_FULL_DISK_WAIT_S):
+                        return False
+            else:
+                self.disk_is_full = False
+                return True
 
     def _next_generation(self) -> Generation | None:
         """Seals the oldest generation once it is large or old enough; None when closing and nothing is left."""

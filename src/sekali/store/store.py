@@ -207,6 +207,8 @@ class Store:
 
     def _refuse_when_disk_is_full(self) -> None:
         """Below one water mark publishing stops, above a higher one it goes on, so that it does not flap."""
+        if self._seen.disk_is_full:
+            raise DiskFull("The disk of the seen index is full; nothing was stored.", retry_after_s=5)
         free = shutil.disk_usage(self._path.parent).free
         least = self._settings.disk_free_bytes_min
         if free < (max(least, self._settings.disk_free_bytes_resume) if self._disk_was_full else least):
