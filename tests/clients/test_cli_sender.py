@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from sekali.cli.inputs import BadItem, Item
-from sekali.cli.publish import LocalCheck, Places
+from sekali.cli.publish import LocalCheck
+from sekali.cli.report import Places
 from sekali.cli.sender import Sender, Trouble
 from sekali.client import Published, Receipt
 from sekali.errors import BodyTooLarge, InvalidEvent, NotJson, RequestRefused, TooManyTopics, Violation

@@ -80,7 +80,7 @@ def follow(checkout: Checkout) -> None:
                     restore(checkout, block)
                 else:
                     output = checkout.run(block)
-                    if "github_webhooks" in block.text:
+                    if "sekali publish deliveries" in block.text:
                         check_webhooks(checkout)
     finally:
         checkout.stop()

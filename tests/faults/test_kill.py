@@ -86,11 +86,14 @@ def test_acknowledged_events_survive_kill_9_in_the_middle_of_a_recovery(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("store_no", range(4))
 def test_acknowledged_events_survive_kill_9_for_a_long_time(
-    server_on: Server, rng: random.Random, tmp_path: Path
+    store_no: int, server_on: Server, rng: random.Random, tmp_path: Path
 ) -> None:
-    counts = kill_again_and_again(server_on, rng, tmp_path, cycles=40)
-    assert counts["acknowledged"] > 500, counts
+    """Four stores of ten kills each: all is read back after every one, so one long store would take the time squared."""
+    counts = kill_again_and_again(server_on, rng, tmp_path, cycles=10)
+    print(store_no, counts)
+    assert counts["acknowledged"] > 100, counts
 
 
 @pytest.mark.parametrize(

@@ -31,3 +31,11 @@ def make_client(tmp_path: Path) -> Iterator[MakeClient]:
 @pytest.fixture
 def client(make_client: MakeClient) -> TestClient:
     return make_client()
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """A client of an empty store, shared by tests that change nothing."""
+    app = create_app(store_settings(tmp_path_factory.mktemp("reader") / "store.db"))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client

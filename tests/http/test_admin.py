@@ -77,18 +77,18 @@ def test_topics_come_in_pages_that_link_on_exactly_if_there_is_more(client: Test
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=10001", "limit=x", "after=%00", "order=desc", "after=a&after=b"])
-def test_a_wrong_parameter_of_topics_is_422(client: TestClient, query: str) -> None:
-    answer = client.get(f"/topics?{query}")
+def test_a_wrong_parameter_of_topics_is_422(reader: TestClient, query: str) -> None:
+    answer = reader.get(f"/topics?{query}")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
 
 
-def test_stats_takes_no_parameter(client: TestClient) -> None:
-    assert client.get("/stats?topic=a").status_code == 422
+def test_stats_takes_no_parameter(reader: TestClient) -> None:
+    assert reader.get("/stats?topic=a").status_code == 422
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/livez", "/healthz?from=probe"])
-def test_health_is_ok(client: TestClient, path: str) -> None:
-    assert client.get(path).json() == {"ok": True}
+def test_health_is_ok(reader: TestClient, path: str) -> None:
+    assert reader.get(path).json() == {"ok": True}
 
 
 def test_ready_when_a_publish_would_be_taken(client: TestClient) -> None:

@@ -64,15 +64,15 @@ def parts(client: TestClient, path: str, **more: Any) -> Parts:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_loads_nothing_from_outside_and_its_links_lead_somewhere(client: TestClient, path: str) -> None:
-    for link in parts(client, path).links():
+def test_a_page_loads_nothing_from_outside_and_its_links_lead_somewhere(reader: TestClient, path: str) -> None:
+    for link in parts(reader, path).links():
         assert "//" not in link, "an address of another host"
-        assert client.get(f"/{link.lstrip('/')}").status_code == 200, link
+        assert reader.get(f"/{link.lstrip('/')}").status_code == 200, link
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_runs_nothing_that_its_policy_does_not_name(client: TestClient, path: str) -> None:
-    answer = client.get(path)
+def test_a_page_runs_nothing_that_its_policy_does_not_name(reader: TestClient, path: str) -> None:
+    answer = reader.get(path)
     policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
     assert policy["default-src"] == policy["base-uri"] == policy["frame-ancestors"] == policy["form-action"] == "'none'"
     found = Parts(answer.text)
@@ -89,8 +89,8 @@ def test_a_page_runs_nothing_that_its_policy_does_not_name(client: TestClient, p
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_has_what_a_reader_of_the_screen_needs(client: TestClient, path: str) -> None:
-    answer = client.get(path)
+def test_a_page_has_what_a_reader_of_the_screen_needs(reader: TestClient, path: str) -> None:
+    answer = reader.get(path)
     found = Parts(answer.text)
     tags = [tag for tag, _ in found.tags]
     assert ("html", {"lang": "en"}) in found.tags
@@ -101,8 +101,8 @@ def test_a_page_has_what_a_reader_of_the_screen_needs(client: TestClient, path: 
     if path != "/docs":
         assert tags.count("h1") == tags.count("main") == tags.count("nav") == 1
         assert all("scope" in attrs for tag, attrs in found.tags if tag == "th")
-    assert client.head(path).content == b""
-    assert client.head(path).headers == answer.headers or path == "/"
+    assert reader.head(path).content == b""
+    assert reader.head(path).headers == answer.headers or path == "/"
 
 
 def test_the_front_page_shows_the_state_of_the_store(client: TestClient) -> None:
@@ -158,8 +158,8 @@ def test_the_examples_work_as_they_stand(client: TestClient) -> None:
         ('"><script>alert(1)</script>', "http://testserver/publish"),
     ],
 )
-def test_the_examples_name_the_host_that_was_asked(client: TestClient, host: str, shown: str) -> None:
-    found = parts(client, "/", headers={"host": host})
+def test_the_examples_name_the_host_that_was_asked(reader: TestClient, host: str, shown: str) -> None:
+    found = parts(reader, "/", headers={"host": host})
     assert shown in found.examples[0]
     assert "rm -rf" not in found.text
     assert "reboot" not in found.text
@@ -203,22 +203,22 @@ def test_below_a_path_the_links_stay_below_it(client: TestClient) -> None:
         ("/docs/docs.js", "text/javascript; charset=utf-8"),
     ],
 )
-def test_a_part_of_a_page_is_served_once_and_then_by_its_tag(client: TestClient, path: str, media_type: str) -> None:
-    first = client.get(path)
+def test_a_part_of_a_page_is_served_once_and_then_by_its_tag(reader: TestClient, path: str, media_type: str) -> None:
+    first = reader.get(path)
     assert (first.status_code, first.headers["content-type"]) == (200, media_type)
     assert int(first.headers["content-length"]) == len(first.content) > 100
     assert first.headers["x-content-type-options"] == "nosniff"
-    again = client.get(path, headers={"if-none-match": first.headers["etag"]})
+    again = reader.get(path, headers={"if-none-match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
-    assert client.head(path).headers == first.headers
+    assert reader.head(path).headers == first.headers
 
 
 @pytest.mark.parametrize("file", ["nope.js", "..%2fapp.py", "redoc.standalone.js"])
-def test_no_other_file_is_served(client: TestClient, file: str) -> None:
-    assert client.get(f"/docs/{file}").status_code == 404
+def test_no_other_file_is_served(reader: TestClient, file: str) -> None:
+    assert reader.get(f"/docs/{file}").status_code == 404
 
 
-def test_swagger_ui_says_which_version_it_is(client: TestClient) -> None:
-    found = re.search(r'PACKAGE_VERSION:"(\d+)\.', client.get("/docs/swagger-ui-bundle.js").text)
+def test_swagger_ui_says_which_version_it_is(reader: TestClient) -> None:
+    found = re.search(r'PACKAGE_VERSION:"(\d+)\.', reader.get("/docs/swagger-ui-bundle.js").text)
     assert found is not None, "not the bundle of Swagger UI"
     assert int(found[1]) >= 5, "OpenAPI 3.1 needs version 5"

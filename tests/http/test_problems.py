@@ -128,8 +128,8 @@ def test_a_route_of_somebody_else_with_a_wrong_parameter_is_a_problem(raising: F
     assert "secret" not in answer.text
 
 
-def test_an_unknown_path_is_404_and_is_not_repeated(client: TestClient) -> None:
-    answer = client.get("/nowhere/<script>")
+def test_an_unknown_path_is_404_and_is_not_repeated(reader: TestClient) -> None:
+    answer = reader.get("/nowhere/<script>")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
     assert "nowhere" not in answer.text
 
@@ -146,8 +146,8 @@ def test_an_unknown_path_is_404_and_is_not_repeated(client: TestClient) -> None:
         ("POST", "/openapi.json", "GET, HEAD"),
     ],
 )
-def test_a_method_that_is_not_allowed_is_405_with_allow(client: TestClient, method: str, path: str, allow: str) -> None:
-    answer = client.request(method, path)
+def test_a_method_that_is_not_allowed_is_405_with_allow(reader: TestClient, method: str, path: str, allow: str) -> None:
+    answer = reader.request(method, path)
     assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
     assert answer.headers["allow"] == allow
 
@@ -171,33 +171,33 @@ def test_every_rule_has_a_meaning() -> None:
     }
 
 
-def test_every_type_leads_to_a_page(client: TestClient) -> None:
+def test_every_type_leads_to_a_page(reader: TestClient) -> None:
     for code, error in ERRORS_BY_CODE.items():
         document = problems.problem_document(error("x"))
-        page = client.get(document["type"])
+        page = reader.get(document["type"])
         assert page.status_code == 200
         assert page.headers["content-type"] == "text/html; charset=utf-8"
         assert code in page.text
         assert error.title in page.text
-        described: dict[str, Any] = client.get(document["type"], headers={"accept": "application/json"}).json()
+        described: dict[str, Any] = reader.get(document["type"], headers={"accept": "application/json"}).json()
         assert described["code"] == code
         assert described["status"] == (None if ends_process(error) else error.status)
         assert described["try_again"] == issubclass(error, TryAgain)
 
 
-def test_the_list_of_errors_is_html_or_json(client: TestClient) -> None:
-    listed = client.get("/errors", headers={"accept": "application/json, text/html;q=0.5"})
+def test_the_list_of_errors_is_html_or_json(reader: TestClient) -> None:
+    listed = reader.get("/errors", headers={"accept": "application/json, text/html;q=0.5"})
     assert listed.headers["content-type"] == "application/json"
     assert [each["code"] for each in listed.json()] == list(ERRORS_BY_CODE)
     for accept in ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "*/*", "", "text/html;q=x"):
-        page = client.get("/errors", headers={"accept": accept})
+        page = reader.get("/errors", headers={"accept": accept})
         assert page.headers["content-type"] == "text/html; charset=utf-8"
         assert all(f'href="/errors/{code}"' in page.text for code in ERRORS_BY_CODE)
     assert listed.headers["vary"] == "accept"
 
 
 @pytest.mark.parametrize("code", ["nope", "internal_error%00", "NOT_JSON"])
-def test_an_unknown_code_is_404(client: TestClient, code: str) -> None:
-    answer = client.get(f"/errors/{code}")
+def test_an_unknown_code_is_404(reader: TestClient, code: str) -> None:
+    answer = reader.get(f"/errors/{code}")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
     assert "nope" not in json.dumps(answer.json())

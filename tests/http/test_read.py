@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 
 from sekali.errors import StoreCorrupt
 from sekali.event import ReadQuery, StoredEvents
-from sekali.http import read
+from sekali.http import read, reading
 from sekali.http.app import SekaliApp
 from sekali.http.params import PARAMETERS_MAX
 from sekali.hub import Hub
@@ -294,21 +294,21 @@ def test_the_limit_is_a_setting(make_client: MakeClient) -> None:
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
 def test_a_parameter_that_breaks_a_rule_is_refused_and_not_repeated(
-    client: TestClient, query: str, expected: list[tuple[str, str]]
+    reader: TestClient, query: str, expected: list[tuple[str, str]]
 ) -> None:
-    answer = client.get(f"/events?{query}")
+    answer = reader.get(f"/events?{query}")
     assert violations(answer) == expected
     value = query.partition("=")[2]
     if len(value) > 4 and not value.startswith("a" * 5):
         assert value not in answer.text
-    assert client.head(f"/events?{query}").status_code == 422
+    assert reader.head(f"/events?{query}").status_code == 422
 
 
 @pytest.mark.parametrize(
     ("slip", "meant"), [("topics", "topic"), ("TOPIC", "topic"), ("offset", "after"), ("sort", "order")]
 )
-def test_a_likely_slip_is_told_what_was_meant(client: TestClient, slip: str, meant: str) -> None:
-    detail = client.get(f"/events?{slip}=x").json()["detail"]
+def test_a_likely_slip_is_told_what_was_meant(reader: TestClient, slip: str, meant: str) -> None:
+    detail = reader.get(f"/events?{slip}=x").json()["detail"]
     assert f"Did you mean {meant}?" in detail
     assert "Known: topic, after" in detail
 
@@ -423,10 +423,10 @@ async def test_a_stream_goes_out_in_few_bounded_writes(client: TestClient, monke
 
 async def test_small_runs_are_joined(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read, "PIECE_S", 60.0)
-    monkeypatch.setattr(hub_of(client), "read", Runs(lambda n: run_of(n + 1, events=1) if n < 1000 else None))
+    monkeypatch.setattr(hub_of(client), "read", Runs(lambda n: run_of(n + 1, events=1) if n < 500 else None))
     conversation = Conversation(client)
     await conversation.run()
-    assert len(json.loads(conversation.body)) == 1000
+    assert len(json.loads(conversation.body)) == 500
     assert len(conversation.messages) == 3, "start, one write, end"
 
 
@@ -485,6 +485,70 @@ async def test_a_read_ends_with_its_client(client: TestClient, monkeypatch: pyte
     await asyncio.wait_for(conversation.run(), WAIT_S_MAX)
     wait_for(runs.is_closed.is_set, "the read is closed")
     assert all(message.get("more_body", True) for message in conversation.messages)
+
+
+class StalledConversation(Conversation):
+    """Its client takes the first piece, and no more until `go_on` is set."""
+
+    def __init__(self, client: TestClient, query: bytes = b"") -> None:
+        super().__init__(client, query)
+        self.is_stalled = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def _send(self, message: Any) -> None:
+        await super()._send(message)
+        if len(self.messages) == 2:
+            self.is_stalled.set()
+            await self.go_on.wait()
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (b"", range(1, 501)),
+        (b"order=desc", range(500, 0, -1)),
+        (b"format=ndjson", range(1, 501)),
+        (b"topic=alpha", range(2, 501, 2)),
+        (b"topic=beta&order=desc&after=7&before=400", range(399, 7, -2)),
+    ],
+)
+async def test_reads_that_wait_let_go_of_the_store_and_go_on_where_they_were(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, query: bytes, expected: range
+) -> None:
+    monkeypatch.setattr(reading, "OPEN_READS_MAX", 2)
+    monkeypatch.setattr(reading, "PART_BYTES", 2_000)
+    monkeypatch.setattr(read, "PIECE_BYTES_MIN", 2_000)
+    made: list[reading.Reading] = []
+    monkeypatch.setattr(read, "Reading", lambda *given: made.append(reading.Reading(*given)) or made[-1])
+    publish_many(client, 500, ["alpha", "beta"], payload={"text": "x" * 50})
+    stalled = [StalledConversation(client, query) for _ in range(6)]
+    running = [asyncio.ensure_future(each.run()) for each in stalled]
+    await asyncio.gather(*(each.is_stalled.wait() for each in stalled))
+    assert sum(each.is_open for each in made) <= 2
+    await asyncio.to_thread(publish_many, client, 20, ["alpha", "beta", "late"])
+    for each in stalled:
+        each.go_on.set()
+    await asyncio.wait_for(asyncio.gather(*running), WAIT_S_MAX)
+    for each in stalled:
+        assert len(each.messages) > 10
+        lines = each.body.decode().strip("[]").replace("},\n", "}\n").splitlines()
+        assert [json.loads(line)["offset"] for line in lines] == list(expected)
+    assert not any(each.is_open for each in made)
+
+
+async def test_a_part_is_bounded_in_bytes_whatever_the_events(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payloads = [LARGE * 100, b"{}", b"{}", LARGE, LARGE * 100, b"{}"]
+    run = run_of(1, len(payloads))
+    run.payloads = payloads
+    monkeypatch.setattr(hub_of(client), "read", Runs(lambda n: run if n == 0 else None))
+    parts = reading.Reading(hub_of(client), ReadQuery())
+    taken = []
+    while (part := parts.next_part()) is not None:
+        taken.append(list(part.offsets))
+    assert [n for part in taken for n in part] == list(range(1, 7))
+    assert taken == [[1], [2, 3, 4, 5], [6]]
 
 
 async def test_a_cancelled_request_closes_its_read(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

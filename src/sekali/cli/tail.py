@@ -14,7 +14,8 @@ import typer
 from rich.text import Text
 
 from sekali.cli import options
-from sekali.cli.terminal import EXIT_INTERRUPTED, EXIT_USAGE, fail, json_visible, note, stdout, visible
+from sekali.cli.outage import Outage
+from sekali.cli.terminal import EXIT_INTERRUPTED, EXIT_USAGE, fail, json_visible, stderr, stdout, visible
 from sekali.client import PAGE_EVENTS, Client, EventFilter, EventLine, RetryPolicy, StoredEvent
 from sekali.errors import SekaliError
 
@@ -65,7 +66,7 @@ def tail(
     if since is not None and is_from_start:
         fail("--since and --from-start contradict each other", EXIT_USAGE)
     where = EventFilter(topics=tuple(topic or ()), since=None if since is None else since_text(since))
-    outage = Outage()
+    outage = Outage(stderr())
     retry = RetryPolicy(
         give_up_after_s=math.inf if is_following else GIVE_UP_AFTER_S, wait_s_max=5.0, on_retry=outage.begin
     )
@@ -84,23 +85,6 @@ def tail(
         fail(error.detail)
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
-
-
-class Outage:
-    """Tells once that the server is away, and once that it is back."""
-
-    def __init__(self) -> None:
-        self._is_on = False
-
-    def begin(self, error: SekaliError, _wait_s: float) -> None:
-        if not self._is_on:
-            self._is_on = True
-            note(f"{error.detail}; waiting for it")
-
-    def end(self) -> None:
-        if self._is_on:
-            self._is_on = False
-            note("connected again")
 
 
 def last_lines(client: Client, where: EventFilter, count: int) -> list[EventLine]:

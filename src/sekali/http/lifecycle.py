@@ -24,6 +24,7 @@ from sekali.errors import SekaliError, StoreUnusable
 from sekali.http import signals
 from sekali.http.body import BodyBudget
 from sekali.http.deadlines import Deadlines
+from sekali.http.reading import OpenReads
 from sekali.hub import Hub
 from sekali.settings import Settings
 from sekali.wire.native import DecodeLimits
@@ -55,6 +56,7 @@ class Serving:
         )
         self.bodies: Final = BodyBudget(settings.bodies_bytes_max)
         self.deadlines: Final = Deadlines(hub, lambda: on_overdue(self))
+        self.open_reads: Final = OpenReads()
         self.decoders: Final = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="sekali-decode")
 
     def close(self) -> bool:

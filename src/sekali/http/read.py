@@ -1,16 +1,13 @@
 """Reading over HTTP: `/events` as a stream or a page, `/event`, and `/seen`.
 
-A read is driven in short steps on worker threads; between two steps nothing of the store is held, so a slow reader
-costs one piece of memory and no more. What goes wrong after the first byte breaks the connection off: a stream never
-ends as if it were whole.
+A read is driven in short steps on worker threads; a client that takes its time costs one piece of memory. What goes
+wrong after the first byte breaks the connection off: a stream never ends as if it were whole.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -20,16 +17,17 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from sekali.errors import SekaliError
-from sekali.event import ReadQuery, StoredEvents
+from sekali.event import ReadQuery
 from sekali.http.body import ClientGone, IncomingBody
 from sekali.http.lifecycle import Lifecycle, Serving, hub_of
 from sekali.http.params import EventsRequest, Parameters, parse_event_request, parse_events_request
 from sekali.http.problems import NO_STORE, NOSNIFF, HeaderList, json_response
 from sekali.http.publish import NoAnswer, checked_headers, refusal
+from sekali.http.reading import Reading
 from sekali.hub import Hub
 from sekali.wire.native import decode_seen, encode_events, encode_seen, ndjson_line
 
-PIECE_BYTES_MIN: Final = 256 * 1024
+PIECE_BYTES_MIN: Final = 128 * 1024
 """A step of a stream ends past this many encoded bytes, or after PIECE_S with whatever there is by then."""
 PIECE_S: Final = 0.2
 WRITE_BYTES_MAX: Final = 256 * 1024
@@ -43,7 +41,7 @@ VARY: Final = (b"vary", b"accept")
 router = APIRouter()
 
 
-class StreamBroken(Exception):  # noqa: N818  (nothing that is answered: it tells the server to drop the connection)
+class StreamBroken(Exception):
     """A stream ended before its end. Raised so that the server closes the connection without the last chunk."""
 
 
@@ -88,43 +86,6 @@ def _seen_answers(serving: Serving, data: bytes) -> bytes:
     return encode_seen(serving.hub.seen(keys))
 
 
-class Reading:
-    """A read of the store, driven by one thread at a time. `stop` may come from anywhere, at any time."""
-
-    def __init__(self, hub: Hub, query: ReadQuery) -> None:
-        self._hub = hub
-        self._query = query
-        self._runs: Iterator[StoredEvents] | None = None
-        self._lock = threading.Lock()
-        self.is_stopped = False
-
-    def next_run(self) -> StoredEvents | None:
-        """Blocks. None at the end, and once stopped."""
-        events = None
-        with self._lock:
-            if self._runs is None and not self.is_stopped:
-                self._runs = self._hub.read(self._query)
-            if self._runs is not None and not self.is_stopped:
-                events = next(self._runs, None)
-        if self.is_stopped:
-            self.stop()
-            return None
-        return events
-
-    def stop(self) -> None:
-        """Does not block. While a step is under way, that step closes the read when it is done."""
-        self.is_stopped = True
-        if self._lock.acquire(blocking=False):
-            try:
-                if self._runs is not None:
-                    close = getattr(self._runs, "close", None)
-                    if close is not None:
-                        close()
-                    self._runs = None
-            finally:
-                self._lock.release()
-
-
 class EventsAnswer(Response):
     """What a stream and a page have in common: the read ends with the client, and with the server's draining."""
 
@@ -150,6 +111,7 @@ class EventsAnswer(Response):
             raise StreamBroken("the server is shutting down, and the client was too slow") from None
         finally:
             self._serving.deadlines.leave(watched)
+            self._serving.open_reads.leave(self._reading)
             client_gone.cancel()
             self._reading.stop()
 
@@ -174,9 +136,11 @@ class EventStream(EventsAnswer):
         piece, is_last = await run_in_threadpool(self._next_piece)
         await send(start)
         while not client_gone.done():
+            self._serving.open_reads.wait(self._reading)
             for begin in range(0, len(piece), WRITE_BYTES_MAX):
                 body = piece[begin : begin + WRITE_BYTES_MAX]
                 await send({"type": "http.response.body", "body": body, "more_body": True})
+            self._serving.open_reads.leave(self._reading)
             if is_last:
                 await send({"type": "http.response.body", "body": b""})
                 return
@@ -194,15 +158,15 @@ class EventStream(EventsAnswer):
         size = 0
         until_s = time.monotonic() + PIECE_S
         while size < PIECE_BYTES_MIN and time.monotonic() < until_s:
-            run = self._reading.next_run()
-            if run is None:
+            part = self._reading.next_part()
+            if part is None:
                 is_last = not self._reading.is_stopped
                 if is_last and not self._wanted.is_ndjson:
                     parts.append(b"]" if self._is_begun else b"[]")
                 return b"".join(parts), is_last
-            if not len(run):
+            if not len(part):
                 continue
-            encoded = encode_events(run)
+            encoded = encode_events(part)
             if self._wanted.is_ndjson:
                 parts.append(_lines(encoded))
             else:
@@ -238,8 +202,8 @@ class EventPage(EventsAnswer):
         size = 0
         last_offset = 0
         next_after: int | None = None
-        while next_after is None and (run := self._reading.next_run()) is not None:
-            for offset, text in zip(run.offsets, encode_events(run), strict=True):
+        while next_after is None and (part := self._reading.next_part()) is not None:
+            for offset, text in zip(part.offsets, encode_events(part), strict=True):
                 if len(encoded) == self._limit or size > PAGE_BYTES_MAX:
                     next_after = last_offset
                     break

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import re
+from itertools import accumulate
 from typing import Final
 
 import msgspec
 
 from sekali.errors import BodyTooLarge, InvalidEvent, NotJson, TooManyEvents, WrongRoot
-from sekali.json_value import TOKEN
-from sekali.wire.rules import DecodeLimits, too_deep
+from sekali.wire.rules import BRACKETS_ALIKE, STRING, DecodeLimits, too_deep
 
 _ITEM: Final = msgspec.json.Decoder(msgspec.Raw)
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -18,6 +19,9 @@ _ITEMS_BUILT_PER_EVENT: Final = 10
 """An array is split before its items are counted when it can hold at most this many times the limit."""
 _UTF8_CHUNK_BYTES: Final = 1 << 16
 _WHITE_SPACE: Final = b" \t\r\n"
+_PIECE: Final = re.compile(rb'(?:[^"]{1,256}+|%b){1,256}+' % STRING.pattern, re.DOTALL)
+_NOT_STRUCTURE: Final = bytes(set(range(256)) - set(b"[]{},"))
+_REMEMBERED_BRACKETS_MAX: Final = 6
 
 
 def check_root(body: bytes, limits: DecodeLimits) -> bytes:
@@ -65,14 +69,15 @@ def not_json(error: msgspec.DecodeError) -> NotJson:
 def split_items(body: bytes, root: bytes, limits: DecodeLimits) -> list[bytes]:
     """The bytes of each item of the array, or of the one object; their JSON grammar was checked then.
 
-    Raises NotJson, TooManyEvents, and InvalidEvent for nesting that the parser does not bear.
+    Raises NotJson, TooManyEvents, and InvalidEvent for nesting that the parser does not bear: which item it is in is
+    not known then.
     """
     if root == b"[" and body.count(b",") >= _ITEMS_BUILT_PER_EVENT * limits.batch_events_max:
         refuse_too_many_items(body, limits)
     try:
         items = [bytes(item) for item in (_ITEMS.decode(body) if root == b"[" else [_ITEM.decode(body)])]
     except RecursionError:
-        violation = too_deep(_pointer_of_deep_item(body, root, limits), limits)
+        violation = too_deep("", limits)
         raise InvalidEvent(violation.detail, violations=[violation]) from None
     except msgspec.DecodeError as error:
         raise not_json(error) from None
@@ -82,36 +87,33 @@ def split_items(body: bytes, root: bytes, limits: DecodeLimits) -> list[bytes]:
 
 
 def refuse_too_many_items(body: bytes, limits: DecodeLimits) -> None:
-    """Raises TooManyEvents for an array of too many items, counting up to the limit without building anything."""
+    """Raises TooManyEvents for an array of too many items, counting up to the limit without building anything.
+
+    Goes through the body in pieces that cut no string: without strings, what lies between two commas says by how many
+    levels the second is deeper, and commas at level 1 part items.
+    """
     depth = commas = 0
-    for match in TOKEN.finditer(body):
-        token = match[0]
-        if token in (b"{", b"["):
-            depth += 1
-        elif token in (b"}", b"]"):
-            depth -= 1
-        elif token == b"," and depth == 1:
-            commas += 1
-            if commas >= limits.batch_events_max:
-                raise too_many(limits)
+    for piece in _PIECE.finditer(body):
+        structure = STRING.sub(b"", piece[0]).translate(BRACKETS_ALIKE, _NOT_STRUCTURE)
+        depths = list(accumulate(map(_LEVELS_OPENED.__getitem__, structure.split(b",")), initial=depth))
+        depth = depths[-1]
+        commas += depths[1:-1].count(1)
+        if commas >= limits.batch_events_max:
+            raise too_many(limits)
+
+
+class _LevelsOpened(dict[bytes, int]):
+    """How many more brackets a run of them opens than it closes. Short runs, which come often, are remembered."""
+
+    def __missing__(self, brackets: bytes) -> int:
+        levels = 2 * brackets.count(b"[") - len(brackets)
+        if len(brackets) <= _REMEMBERED_BRACKETS_MAX:
+            self[brackets] = levels
+        return levels
+
+
+_LEVELS_OPENED: Final = _LevelsOpened()
 
 
 def too_many(limits: DecodeLimits) -> TooManyEvents:
     return TooManyEvents(f"A request may have {limits.batch_events_max} events. Send the rest in another one.")
-
-
-def _pointer_of_deep_item(body: bytes, root: bytes, limits: DecodeLimits) -> str:
-    """JSON Pointer of the first item nested too deep, in a body that nests deeper than the parser bears."""
-    levels_max = limits.depth_max + (root == b"[")
-    depth = index = 0
-    for match in TOKEN.finditer(body):
-        token = match[0]
-        if token in (b"{", b"["):
-            depth += 1
-            if depth > levels_max:
-                break
-        elif token in (b"}", b"]"):
-            depth -= 1
-        elif token == b"," and depth == 1:
-            index += 1
-    return f"/{index}" if root == b"[" else ""

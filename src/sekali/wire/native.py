@@ -24,7 +24,6 @@ from sekali.wire.rules import (
     examine_all,
     examine_event,
     nesting_exceeds,
-    repeated_names,
 )
 from sekali.wire.seen import decode_seen, encode_seen
 
@@ -74,18 +73,18 @@ def decode_publish(body: bytes, limits: DecodeLimits, *, partial: bool = False) 
 
 def _events_at_most(body: bytes) -> int:
     """A bound on how many good events the body can hold: each names its event_id, in letters or with one escaped."""
-    if len(body) < _SMALLEST_EVENT_BYTES:
-        return 1
     return body.count(b'"event_id"') + sum(map(body.count, (b"\\u005", b"\\u006", b"\\u007")))
 
 
 def decode_by_columns(body: bytes, root: bytes, limits: DecodeLimits) -> EventBatch | None:
     """The batch, or None where only a look at each event can tell whether the rules are kept."""
     events_max = limits.batch_events_max
-    if len(body) > _SMALLEST_EVENT_BYTES * events_max and _events_at_most(body) > events_max:
+    is_single = root == b"{"
+    may_be_too_many = not is_single and len(body) > _SMALLEST_EVENT_BYTES * events_max
+    if may_be_too_many and _events_at_most(body) > events_max:
         refuse_too_many_items(body, limits)
     try:
-        events = _EVENTS.decode(body) if root == b"[" else [_ONE_EVENT.decode(body)]
+        events = [_ONE_EVENT.decode(body)] if is_single else _EVENTS.decode(body)
     except (msgspec.DecodeError, RecursionError):
         return None
     if len(events) > events_max:
@@ -98,7 +97,7 @@ def decode_by_columns(body: bytes, root: bytes, limits: DecodeLimits) -> EventBa
         payloads=[bytes(event.payload) for event in events],
         extras=None,
         body_bytes=len(body),
-        is_single=root == b"{",
+        is_single=is_single,
     )
     if not events:
         return batch
@@ -150,9 +149,7 @@ def _each_is_small_without_repeats(body: bytes, batch: EventBatch, limits: Decod
         if len(item) > limits.event_bytes_max:
             return False
         compact_bytes = (len(text) if text.isascii() else len(text.encode())) + len(payload) + _EMPTY_EVENT_BYTES
-        if len(item) - compact_bytes < _SMALLEST_REPEATED_FIELD_BYTES or _names_each_field_once(item):
-            continue
-        if repeated_names(item):
+        if len(item) - compact_bytes >= _SMALLEST_REPEATED_FIELD_BYTES and not _names_each_field_once(item):
             return False
     return True
 

@@ -6,19 +6,20 @@ the ordinary. Both give the same answers.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import pairwise
+from itertools import accumulate, count
+from operator import sub
 from typing import Final, TypeVar
 
 import msgspec
 
 from sekali.errors import VIOLATIONS_SHOWN_MAX, EventTooLarge, InvalidEvent, Violation
 from sekali.event import EVENT_ID_BYTES_MAX, SOURCE_BYTES_MAX, TOPIC_BYTES_MAX
-from sekali.json_value import TOKEN
 from sekali.timestamps import is_timestamp
 
 
@@ -63,6 +64,12 @@ NAME_BYTES_MAX: Final = {"topic": TOPIC_BYTES_MAX, "event_id": EVENT_ID_BYTES_MA
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """Unicode category Cc. The line separators U+2028 and U+2029 are not in it: inside a name they are allowed."""
 
+STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+"""A JSON string with its quotes, in what is known to be JSON."""
+BRACKETS_ALIKE: Final = bytes.maketrans(b"{}", b"[]")
+_NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+
+_PAIRS: Final = json.JSONDecoder(object_pairs_hook=list, parse_int=str, parse_float=str)
 MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _STRING: Final = msgspec.json.Decoder(str)
 _encode: Final = msgspec.json.Encoder().encode
@@ -205,12 +212,15 @@ def missing(field: str, pointer: str) -> Violation:
 
 def structure_violations(item: bytes, values: dict[str, bytes], pointer: str, limits: DecodeLimits) -> list[Violation]:
     """Members given twice, and nesting. `values` are the item's members, without the repeated ones."""
+    try:
+        repeated = [] if has_room_for_no_more(item, values) else repeated_names(item)
+    except RecursionError:
+        return [too_deep(pointer, limits)]
     violations = []
-    if not has_room_for_no_more(item, values):
-        for name in repeated_names(item):
-            known = name in FIELDS or name in RESERVED
-            detail = f"{name} is given more than once." if known else "A member is given more than once."
-            violations.append(Violation(f"{pointer}/{name}" if known else pointer, ItemCode.REPEATED_MEMBER, detail))
+    for name in repeated:
+        known = name in FIELDS or name in RESERVED
+        detail = f"{name} is given more than once." if known else "A member is given more than once."
+        violations.append(Violation(f"{pointer}/{name}" if known else pointer, ItemCode.REPEATED_MEMBER, detail))
     if nesting_exceeds(item, limits.depth_max):
         violations.append(too_deep(pointer, limits))
     return violations
@@ -225,39 +235,19 @@ def has_room_for_no_more(item: bytes, values: dict[str, bytes]) -> bool:
 
 
 def repeated_names(item: bytes) -> list[str]:
-    """The names that the JSON object `item` gives more than once, each once, unescaped."""
-    counts = Counter(names_at_level_1(item))
-    return [name for name, count in counts.items() if count > 1]
-
-
-def names_at_level_1(item: bytes) -> list[str]:
-    """The member names of the JSON object `item` in the order given, repeated ones too, unescaped."""
-    depth = 0
-    names = []
-    for token, following in pairwise(match[0] for match in TOKEN.finditer(item)):
-        if token in (b"{", b"["):
-            depth += 1
-        elif token in (b"}", b"]"):
-            depth -= 1
-        elif depth == 1 and following == b":":
-            names.append(_STRING.decode(token))
-    return names
+    """The names that the JSON object `item` gives more than once, each once, unescaped. May raise RecursionError."""
+    members: list[tuple[str, object]] = _PAIRS.decode(item.decode())
+    return [name for name, times in Counter(name for name, _ in members).items() if times > 1]
 
 
 def nesting_exceeds(item: bytes, depth_max: int) -> bool:
     """True when the JSON value `item` has more than `depth_max` levels of objects and arrays."""
     if len(item) < 2 * depth_max or item.count(b"{") + item.count(b"[") <= depth_max:
         return False
-    depth = 0
-    for match in TOKEN.finditer(item):
-        token = match[0]
-        if token in (b"{", b"["):
-            depth += 1
-            if depth > depth_max:
-                return True
-        elif token in (b"}", b"]"):
-            depth -= 1
-    return False
+    brackets = STRING.sub(b"", item).translate(BRACKETS_ALIKE, _NOT_BRACKETS)
+    opened_before_each_close = accumulate(map(len, brackets.split(b"]")))
+    deepest: int = max(map(sub, opened_before_each_close, count()))
+    return deepest > depth_max
 
 
 def are_names(names: Sequence[str], bytes_max: int) -> bool:
