@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     )
     unindexed_events_max: int = Field(default=2_000_000, ge=1000, description="Stored keys not yet in the seen index.")
     index_memtable_bytes: int = Field(
-        default=32 * MIB, ge=1 * MIB, description="RocksDB write buffer of the seen index."
+        default=16 * MIB, ge=1 * MIB, description="RocksDB write buffer of the seen index."
     )
     disk_free_bytes_min: int = Field(default=64 * MIB, ge=0, description="Below this free space publishing is 507.")
     disk_free_bytes_resume: int = Field(

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +15,8 @@ import httpx2
 import pytest
 
 from sekali.cli import demo
-from sekali.client import Client
+from sekali.client import ONCE, Client
+from sekali.errors import ServerUnreachable
 from tests.clients.commands import invoke
 
 STATS = {
@@ -88,3 +94,19 @@ def test_a_server_that_does_not_start_is_told_with_its_own_words(
     done = invoke("demo", "--events", "100")
     assert done.returncode == 1
     assert "SEKALI_DRAIN_S" in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows ends a process without asking it")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_ended_early_it_leaves_nothing_behind(start: Callable[..., subprocess.Popen[bytes]], number: int) -> None:
+    process = start("demo", "--events", "100000", PYTHONUNBUFFERED="1")
+    assert process.stdout is not None
+    first = process.stdout.readline().decode()
+    url, folder = re.findall(r"(http://\S+), its store in (\S+)", first)[0]
+    assert b"up after" in process.stdout.readline()
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert not Path(folder).exists()
+    with Client(url, retry=ONCE) as client, pytest.raises(ServerUnreachable):
+        client.check()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -53,14 +54,22 @@ def shell(tmp_path: Path, shared_server: Server) -> Iterator[Callable[[str], sub
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            start_new_session=True,
         )
         started.append(process)
         return process
 
     yield begin
     for process in started:
-        process.kill()
-        process.communicate()
+        end_with_children(process)
+
+
+def end_with_children(process: subprocess.Popen[str]) -> None:
+    """The shell, the command it runs, and the server which that may have started."""
+    if process.poll() is None and os.name == "posix":
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.communicate()
 
 
 def test_every_command_has_an_example() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import grimp
@@ -96,6 +98,39 @@ def test_requirements_txt_holds_what_the_package_and_its_tests_need_and_nothing_
     assert listed == project["dependencies"] + project["optional-dependencies"]["test"]
 
 
+@pytest.mark.parametrize(("folders", "extra"), [(["src"], None), (["src", "tests", "bench", "examples"], "test")])
+def test_whatever_is_imported_is_a_requirement_of_its_own(folders: list[str], extra: str | None) -> None:
+    lines = list(PYPROJECT["project"]["dependencies"])
+    if extra is not None:
+        lines += PYPROJECT["project"]["optional-dependencies"][extra]
+    required = {name_of(line) for line in lines}
+    providers = packages_distributions()
+    missing = {
+        f"{module} in {file.relative_to(ROOT)}"
+        for folder in folders
+        for file in (ROOT / folder).rglob("*.py")
+        for module in modules_imported_by(file)
+        if module in providers and not required & {name.lower().replace("_", "-") for name in providers[module]}
+    }
+    assert missing == set()
+
+
+def modules_imported_by(file: Path) -> set[str]:
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            modules.add(node.module.partition(".")[0])
+    return modules - {"sekali"}
+
+
+def name_of(requirement: str) -> str:
+    found = re.match(r"[A-Za-z0-9-]+", requirement)
+    assert found is not None, requirement
+    return found[0]
+
+
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-serve.lock"])
 def test_a_lock_file_has_every_requirement_once_with_hashes_and_names_no_host(lock: str) -> None:
     text = (ROOT / lock).read_text(encoding="utf-8")
@@ -104,7 +139,7 @@ def test_a_lock_file_has_every_requirement_once_with_hashes_and_names_no_host(lo
     wanted = list(project["dependencies"])
     if lock == "requirements.lock":
         wanted += project["optional-dependencies"]["test"] + project["optional-dependencies"]["dev"]
-    names = {match[0] for line in wanted if (match := re.match(r"[a-z0-9-]+", line))}
+    names = {name_of(line) for line in wanted}
     assert names - {"sekali"} <= set(pinned)
     assert len(pinned) == len(set(pinned))
     assert text.count("--hash=sha256:") >= len(pinned)
@@ -123,7 +158,7 @@ def test_every_dependency_is_explained() -> None:
     project = PYPROJECT["project"]
     explained = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
     lines = project["dependencies"] + [line for extra in project["optional-dependencies"].values() for line in extra]
-    names = {match[0] for line in lines if (match := re.match(r"[A-Za-z0-9-]+", line))} - {"sekali"}
+    names = {name_of(line) for line in lines} - {"sekali"}
     assert {name for name in names if f"| `{name}` |" not in explained} == set()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
@@ -38,7 +40,7 @@ Event = dict[str, Any]
 
 
 def demo(
-    events: Annotated[int, typer.Option(min=100, max=1_000_000, metavar="N", help="How many events to send.")] = 10_000,
+    events: Annotated[int, typer.Option(min=100, max=1_000_000, metavar="N", help="How many events to send.")] = 20_000,
     kills: Annotated[int, typer.Option(min=0, max=20, metavar="N", help="How often to kill the server.")] = 2,
     is_kept: Annotated[bool, typer.Option("--keep", help="Keep the store and the server's log.")] = False,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of the order in which things are sent.")] = None,
@@ -58,8 +60,8 @@ def demo(
     folder = Path(tempfile.mkdtemp(prefix="sekali-demo-"))
     is_kept_for_sure = is_kept
     try:
-        show = Show(folder, seed)
-        check = show.run(events, kills)
+        with ended_by_signals():
+            check = Show(folder, seed).run(events, kills)
         is_kept_for_sure |= not check.is_clean
         if not check.is_clean:
             fail(f"events were lost or doubled; the store is kept in {folder}")
@@ -73,6 +75,22 @@ def demo(
             stdout().print(f"kept: {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM and a closed terminal end the block as Ctrl-C does, so that the server is not left behind."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+    previous = [(number, signal.signal(number, interrupt)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in previous:
+            signal.signal(number, handler)
 
 
 class ServerProcess:
@@ -250,6 +268,7 @@ class Show:
         good = "bold green"
         rows = (
             ("sent", progress.attempted, "events in all requests, repeats included", ""),
+            ("received", check.received, "the other requests found no server", ""),
             (
                 "stored",
                 check.stored,

@@ -21,7 +21,7 @@ from sekali.settings import Settings
 RETRY_AFTER_S: Final = 1
 
 
-class ClientGone(Exception):  # noqa: N818  (no error of ours)
+class ClientGone(Exception):
     """The client closed the connection before its body was complete. Nothing is stored, nobody is there to answer."""
 
 

@@ -27,7 +27,7 @@ from sekali.event import EventBatch
 from sekali.http.body import ClientGone, IncomingBody
 from sekali.http.lifecycle import Lifecycle, Serving
 from sekali.http.params import Parameters
-from sekali.http.problems import HeaderList, as_sekali_error, problem_bytes
+from sekali.http.problems import NOSNIFF, HeaderList, as_sekali_error, problem_bytes
 from sekali.intake import Published
 from sekali.wire.answers import encode_publish_answer, receipt_header
 from sekali.wire.native import decode_publish
@@ -49,7 +49,7 @@ _CURL_FLAG: Final = "-H 'content-type: application/json'"
 
 @dataclass(frozen=True, slots=True)
 class PublishOptions:
-    """The query's flags."""
+    """The query's flags. `partial` brings receipts unless `receipts=false` is said: they tell what was rejected."""
 
     receipts: bool = False
     partial: bool = False
@@ -155,7 +155,7 @@ async def _answer(batch: EventBatch, published: Published, serving: Serving, *, 
         content = await asyncio.get_running_loop().run_in_executor(
             serving.decoders, lambda: encode_publish_answer(batch, outcome, queued, receipts=receipts)
         )
-    headers = [_JSON, (b"content-length", b"%d" % len(content))]
+    headers = [_JSON, NOSNIFF, (b"content-length", b"%d" % len(content))]
     if batch.is_single and batch.event_ids:
         headers.append((b"sekali-receipt", receipt_header(outcome).encode()))
     return PublishAnswer(200, headers, content)
@@ -230,4 +230,5 @@ def _options(query_string: bytes) -> PublishOptions:
     receipts = parameters.choice("receipts", _FLAG_WORDS)
     partial = parameters.choice("partial", _FLAG_WORDS)
     parameters.check()
-    return PublishOptions(receipts=receipts in _TRUE_WORDS, partial=partial in _TRUE_WORDS)
+    is_partial = partial in _TRUE_WORDS
+    return PublishOptions(receipts=is_partial if receipts is None else receipts in _TRUE_WORDS, partial=is_partial)

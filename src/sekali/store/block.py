@@ -151,6 +151,18 @@ def _body_of(block: bytes) -> _Body:
     raise StoreCorrupt(f"A block has the unknown format {block[0]}: it was written by a newer version.")
 
 
+def raw_bytes(block: bytes | None) -> int:
+    """Size of the block's body once decompressed: what bounds must count. Some payloads compress a thousandfold."""
+    if not block:
+        return 0
+    if block[0] == _PLAIN:
+        return len(block)
+    try:
+        return zstandard.frame_content_size(memoryview(block)[1:])
+    except zstandard.ZstdError as error:
+        raise StoreCorrupt(f"A block's head cannot be read ({error}). Restore the file from a backup.") from error
+
+
 def compress(data: bytes) -> bytes:
     """One zstd frame with content checksum, at the level of commits."""
     return _compressor(LEVEL_OF_COMMITS).compress(data)

@@ -19,10 +19,13 @@ from sekali.store.log import Log, Statement
 from sekali.store.rows import row_checksum, value_of
 from sekali.store.tail import FIELDS_PER_TOPIC, CommitRow, TailCommit, commit_rows
 
-RUN_EVENTS: Final = 65_536
+RUN_EVENTS: Final = 16_384
 RUN_COMMITS_MAX: Final = 1_024
-RUN_BYTES_MAX: Final = 16 * 1024 * 1024
-BLOCK_EVENTS: Final = 1_000
+RUN_RAW_BYTES_MAX: Final = 32 * 1024 * 1024
+BLOCK_EVENTS: Final = 500
+_MANY_TOPICS: Final = 16
+"""A run with less than this many events per topic is made four times as long, so that a topic's page reads less."""
+_LONGER: Final = 4
 _BLOCK_PAYLOAD_BYTES: Final = 1024 * 1024
 _STEP_BYTES: Final = 1024 * 1024
 _STEP_ROWS: Final = 2_000
@@ -56,12 +59,19 @@ class RunDraft:
 
 
 def due(commits: Sequence[TailCommit], sizes: RunSizes) -> list[TailCommit]:
-    """The oldest commits of the tail that make a run; none while there are too few."""
+    """The oldest commits of the tail that make a run; none while there are too few.
+
+    An unfiltered page decodes about a run, a topic's page as many blocks as there are runs in its range.
+    """
     events = size = 0
+    topic_ids: set[int] = set()
     for count, commit in enumerate(commits, 1):
         events += commit.events
-        size += commit.block_bytes
-        if events >= sizes.run_events or count >= sizes.run_commits_max or size >= RUN_BYTES_MAX:
+        size += commit.raw_bytes
+        topic_ids.update(commit.events_by_topic)
+        if count >= sizes.run_commits_max or size >= RUN_RAW_BYTES_MAX or events >= _LONGER * sizes.run_events:
+            return list(commits[:count])
+        if events >= sizes.run_events and events >= _MANY_TOPICS * len(topic_ids):
             return list(commits[:count])
     return []
 

@@ -93,7 +93,9 @@ class Reader:
         """Blocks and commit rows decoded since opening; a statistic that shows what a read cost."""
 
     def read(self, query: ReadQuery, end: int) -> Iterator[StoredEvents]:
-        """Runs of matching events up to offset `end`, none empty. Raises StoreCorrupt at the damaged row."""
+        """Runs of matching events up to offset `end`; an empty one where a stretch held none, so that the caller gets
+        to stop a long search. Raises StoreCorrupt at the damaged row.
+        """
         ids = [self._topics.ids.get(name) for name in query.topics]
         topic_ids = frozenset(topic_id for topic_id in ids if topic_id is not None)
         if query.topics and not topic_ids:
@@ -119,7 +121,7 @@ class Reader:
                 scan.low = window.high + 1
             if scan.left is not None:
                 scan.left -= len(events)
-            for start in range(0, len(events), YIELD_EVENTS_MAX):
+            for start in range(0, max(1, len(events)), YIELD_EVENTS_MAX):
                 yield _part(events, start, YIELD_EVENTS_MAX)
 
     def event_at(self, topic_id: int, offset: int) -> StoredEvents:
@@ -217,7 +219,7 @@ class Reader:
                 break
             chosen.append(commit)
             candidates += here
-            size += commit.block_bytes
+            size += commit.raw_bytes
         rows = [row for first, last in _stretches(chosen) for row in commit_rows(connection, first, last)]
         if len(rows) != len(chosen):
             return None

@@ -241,7 +241,7 @@ class Store:
     # Reading
 
     def read(self, query: ReadQuery) -> Iterator[StoredEvents]:
-        """Runs of matching events, none empty, up to the log's end as it is now. Raises StoreCorrupt.
+        """Runs of matching events up to the log's end as it is now; some may be empty. Raises StoreCorrupt.
 
         Holds no transaction between two runs. One thread at a time may drive it; `close` it to stop early.
         """

@@ -8,7 +8,7 @@ from typing import Final
 
 import apsw
 
-from sekali.store.block import decode_integers
+from sekali.store.block import decode_integers, raw_bytes
 from sekali.store.log import Statement
 from sekali.store.rows import check_row, row_checksum, rows_of
 from sekali.store.topics import TopicChange
@@ -61,7 +61,8 @@ class TailCommit:
     events: int
     stamp_us: int
     chain: bytes
-    block_bytes: int
+    raw_bytes: int
+    """Of its block, decompressed."""
     topic_ids: tuple[int, ...]
     """In the order in which its block's topic indexes name them."""
     events_by_topic: dict[int, int]
@@ -81,7 +82,7 @@ def tail_commit(row: CommitRow) -> tuple[TailCommit, list[TopicChange]]:
         events=row.events,
         stamp_us=row.stamp_us,
         chain=row.chain,
-        block_bytes=len(row.block or b""),
+        raw_bytes=raw_bytes(row.block),
         topic_ids=tuple(columns[0]),
         events_by_topic={topic_id: count for topic_id, count in zip(columns[0], columns[1], strict=True) if count},
     )
@@ -101,19 +102,19 @@ class Tail:
     def __init__(self) -> None:
         self.commits: list[TailCommit] = []
         self.events = 0
-        self.block_bytes = 0
+        self.raw_bytes = 0
 
     def append(self, commit: TailCommit) -> None:
         self.commits.append(commit)
         self.events += commit.events
-        self.block_bytes += commit.block_bytes
+        self.raw_bytes += commit.raw_bytes
 
     def drop_through(self, commit_no: int) -> None:
         """Forgets the commits that a run has taken over. Readers keep the list they hold."""
         kept = [commit for commit in self.commits if commit.commit_no > commit_no]
         self.commits = kept
         self.events = sum(commit.events for commit in kept)
-        self.block_bytes = sum(commit.block_bytes for commit in kept)
+        self.raw_bytes = sum(commit.raw_bytes for commit in kept)
 
 
 def first_reaching(commits: list[TailCommit], offset: int) -> int:
