@@ -98,7 +98,7 @@ def test_requirements_txt_holds_what_the_package_and_its_tests_need_and_nothing_
     assert listed == project["dependencies"] + project["optional-dependencies"]["test"]
 
 
-@pytest.mark.parametrize(("folders", "extra"), [(["src"], None), (["src", "tests", "bench", "examples"], "test")])
+@pytest.mark.parametrize(("folders", "extra"), [(["src"], None), (["src", "tests", "bench", "scripts"], "test")])
 def test_whatever_is_imported_is_a_requirement_of_its_own(folders: list[str], extra: str | None) -> None:
     lines = list(PYPROJECT["project"]["dependencies"])
     if extra is not None:
