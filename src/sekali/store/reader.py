@@ -14,14 +14,13 @@ import apsw
 
 from sekali.errors import StoreCorrupt
 from sekali.event import ReadQuery, StoredEvents
-from sekali.store.block import Columns, decode_block, decode_integers, pick
+from sekali.store.block import decode_integers
 from sekali.store.log import Log
 from sekali.store.rows import check_row, rows_of, value_of
 from sekali.store.tail import CommitRow, Tail, TailCommit, commit_rows, first_reaching
 from sekali.store.topics import TopicBook
+from sekali.store.window import WINDOW_EVENTS, Loaded, Scan, Window, decoded, matching, part_of
 
-WINDOW_EVENTS: Final = 8_192
-"""A window holds about this many candidate events, or as many as the limit asks for."""
 _ENTRIES_PER_TOPIC: Final = 64
 _TAIL_BYTES_MAX: Final = 8 * 1024 * 1024
 YIELD_EVENTS_MAX: Final = 8_192
@@ -35,51 +34,6 @@ class _Entry:
     first_offset: int
     last_offset: int
     events: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """A row with events, read but not decoded. `stamp_us` and a gap-free range when it is a commit of the tail."""
-
-    topic_ids: tuple[int, ...]
-    block: bytes
-    events: int
-    first_offset: int
-    stamp_us: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """Loaded rows that hold every candidate with low <= offset <= high."""
-
-    rows: list[_Loaded]
-    low: int
-    high: int
-
-
-@dataclass(slots=True)
-class _Scan:
-    """A read under way: its query, resolved, and the offsets still to visit (both inclusive)."""
-
-    topic_ids: frozenset[int]
-    source: str | None
-    since_us: int | None
-    until_us: int | None
-    descending: bool
-    low: int
-    high: int
-    left: int | None
-
-    @property
-    def has_row_filter(self) -> bool:
-        return self.source is not None or self.since_us is not None or self.until_us is not None
-
-    @property
-    def want(self) -> int:
-        """How many candidates a window is to hold."""
-        if self.left is None:
-            return WINDOW_EVENTS if self.topic_ids else 1 << 62
-        return max(self.left, WINDOW_EVENTS) if self.has_row_filter else self.left
 
 
 class Reader:
@@ -101,7 +55,7 @@ class Reader:
         if query.topics and not topic_ids:
             return
         high = end if query.before is None else min(end, query.before - 1)
-        scan = _Scan(
+        scan = Scan(
             topic_ids,
             query.source,
             query.since_us,
@@ -114,7 +68,7 @@ class Reader:
         self._narrow_by_time(scan)
         while scan.low <= scan.high and scan.left != 0:
             window = self._next_window(scan)
-            events = self._matching(window, scan)
+            events = matching(window, scan, self._topics)
             if scan.descending:
                 scan.high = window.low - 1
             else:
@@ -122,12 +76,12 @@ class Reader:
             if scan.left is not None:
                 scan.left -= len(events)
             for start in range(0, max(1, len(events)), YIELD_EVENTS_MAX):
-                yield _part(events, start, YIELD_EVENTS_MAX)
+                yield part_of(events, start, YIELD_EVENTS_MAX)
 
     def event_at(self, topic_id: int, offset: int) -> StoredEvents:
         """The one event of that topic at that offset. Raises StoreCorrupt when it is not there."""
-        scan = _Scan(frozenset((topic_id,)), None, None, None, False, offset, offset, 1)
-        events = self._matching(self._next_window(scan), scan)
+        scan = Scan(frozenset((topic_id,)), None, None, None, False, offset, offset, 1)
+        events = matching(self._next_window(scan), scan, self._topics)
         if len(events) != 1:
             raise StoreCorrupt(f"The event at offset {offset} is missing from the log. Restore the file from a backup.")
         return events
@@ -139,9 +93,9 @@ class Reader:
         payloads: dict[int, bytes] = {}
         for topic_id, offset in ordered:
             if offset not in payloads:
-                scan = _Scan(frozenset((topic_id,)), None, None, None, False, offset, offset, 1)
+                scan = Scan(frozenset((topic_id,)), None, None, None, False, offset, offset, 1)
                 for row in self._next_window(scan).rows:
-                    columns, offsets = self._decoded(row)
+                    columns, offsets = decoded(row)
                     neighbours = zip(offsets, columns.payloads, strict=True)
                     payloads.update(pair for pair in neighbours if pair[0] in offsets_wanted)
                 if offset not in payloads:
@@ -150,7 +104,7 @@ class Reader:
 
     # Choosing what to read next
 
-    def _next_window(self, scan: _Scan) -> _Window:
+    def _next_window(self, scan: Scan) -> Window:
         while True:
             commits = self._tail.commits  # captured before the snapshot: what it lacks there, a run has
             with self._log.snapshot() as connection:
@@ -167,9 +121,10 @@ class Reader:
                     window = tail_window
             assert window.high >= scan.low, "every window gets a read further up"
             assert window.low <= scan.high, "every window gets a read further down"
+            self.blocks_read += len(window.rows)
             return window
 
-    def _window_of_runs(self, connection: apsw.Connection, scan: _Scan, live_through: int) -> _Window:
+    def _window_of_runs(self, connection: apsw.Connection, scan: Scan, live_through: int) -> Window:
         low, high = scan.low, min(scan.high, live_through)
         if scan.topic_ids:
             entries, low, high = _entries_of_topics(connection, scan, low, high)
@@ -193,11 +148,11 @@ class Reader:
         wanted = sorted(
             {entry.block_no for entry in entries if entry.first_offset <= high and entry.last_offset >= low}
         )
-        return _Window([_load_block(connection, block_no) for block_no in wanted], low, high)
+        return Window([_load_block(connection, block_no) for block_no in wanted], low, high)
 
     def _window_of_tail(
-        self, connection: apsw.Connection, scan: _Scan, commits: list[TailCommit], live_through: int
-    ) -> _Window | None:
+        self, connection: apsw.Connection, scan: Scan, commits: list[TailCommit], live_through: int
+    ) -> Window | None:
         """None when a compaction took commits away between the capture and the snapshot: look again."""
         low, high = max(scan.low, live_through + 1), scan.high
         span = commits[first_reaching(commits, low) : len(commits)]
@@ -224,9 +179,9 @@ class Reader:
         if len(rows) != len(chosen):
             return None
         known = {commit.commit_no: commit for commit in chosen}
-        return _Window([_load_commit(row, known[row.commit_no]) for row in rows], max(low, scan.low), high)
+        return Window([_load_commit(row, known[row.commit_no]) for row in rows], max(low, scan.low), high)
 
-    def _narrow_by_time(self, scan: _Scan) -> None:
+    def _narrow_by_time(self, scan: Scan) -> None:
         """Skips runs and commits before `since` and after `until` by their time range: store time follows offsets."""
         commits = self._tail.commits
         with self._log.snapshot() as connection:
@@ -242,45 +197,13 @@ class Reader:
                 edges = [edge for edge in (after, later[0] if later else None) if edge is not None]
                 scan.high = min([scan.high, *(edge - 1 for edge in edges)])
 
-    # Decoding and choosing events
-
-    def _decoded(self, row: _Loaded) -> tuple[Columns, Sequence[int]]:
-        self.blocks_read += 1
-        columns = decode_block(row.block, row.events)
-        if columns.offsets is None:
-            return columns, range(row.first_offset, row.first_offset + row.events)
-        return columns, columns.offsets
-
-    def _matching(self, window: _Window, scan: _Scan) -> StoredEvents:
-        parts: list[StoredEvents] = []
-        for row in window.rows:
-            columns, offsets = self._decoded(row)
-            stamps: Sequence[int] = columns.received_at_us or [row.stamp_us or 0] * row.events
-            names = [self._topics.name(topic_id) for topic_id in row.topic_ids]
-            local = {i for i, topic_id in enumerate(row.topic_ids) if topic_id in scan.topic_ids}
-            positions: Iterable[int] = range(row.events)
-            if offsets[0] < window.low or offsets[-1] > window.high or columns.offsets is not None:
-                positions = [i for i in positions if window.low <= offsets[i] <= window.high]
-            if scan.topic_ids and len(local) < len(row.topic_ids):
-                positions = [i for i in positions if columns.topics[i] in local]
-            if scan.source is not None:
-                positions = [i for i in positions if columns.sources[i] == scan.source]
-            if scan.since_us is not None:
-                positions = [i for i in positions if stamps[i] >= scan.since_us]
-            if scan.until_us is not None:
-                positions = [i for i in positions if stamps[i] < scan.until_us]
-            chosen = range(row.events) if isinstance(positions, range) else list(positions)
-            if chosen:
-                parts.append(_stored(columns, offsets, stamps, names, chosen))
-        return _in_order(parts, scan.descending, scan.left)
-
 
 def _live_through(connection: apsw.Connection) -> int:
     """The last offset that runs hold; after it comes the tail."""
     return value_of(connection, "SELECT last_offset FROM runs ORDER BY run_no DESC LIMIT 1") or 0
 
 
-def _entries_of_run(connection: apsw.Connection, scan: _Scan, low: int, high: int) -> tuple[list[_Entry], int, int]:
+def _entries_of_run(connection: apsw.Connection, scan: Scan, low: int, high: int) -> tuple[list[_Entry], int, int]:
     """The blocks of the run that reading has come to, and the part of low..high that they cover."""
     edge = high if scan.descending else low
     runs = rows_of(
@@ -312,7 +235,7 @@ _TOPIC_ENTRIES_UP: Final = _TOPIC_ENTRIES.format(direction="ASC")
 _TOPIC_ENTRIES_DOWN: Final = _TOPIC_ENTRIES.format(direction="DESC")
 
 
-def _entries_of_topics(connection: apsw.Connection, scan: _Scan, low: int, high: int) -> tuple[list[_Entry], int, int]:
+def _entries_of_topics(connection: apsw.Connection, scan: Scan, low: int, high: int) -> tuple[list[_Entry], int, int]:
     """The next blocks of each topic, and the part of low..high that they cover for all of them."""
     entries: list[_Entry] = []
     sql = _TOPIC_ENTRIES_DOWN if scan.descending else _TOPIC_ENTRIES_UP
@@ -330,7 +253,7 @@ def _entries_of_topics(connection: apsw.Connection, scan: _Scan, low: int, high:
     return entries, covered_low, covered_high
 
 
-def _load_block(connection: apsw.Connection, block_no: int) -> _Loaded:
+def _load_block(connection: apsw.Connection, block_no: int) -> Loaded:
     sql = "SELECT run_no, first_offset, last_offset, events, topics, block, checksum FROM blocks WHERE block_no = ?"
     rows = rows_of(connection, sql, block_no)
     if not rows:
@@ -338,12 +261,13 @@ def _load_block(connection: apsw.Connection, block_no: int) -> _Loaded:
     *columns, checksum = rows[0]
     check_row(f"block {block_no}", checksum, block_no, *columns)
     _, first_offset, _, events, topics, block = columns
-    return _Loaded(tuple(decode_integers(topics)[0::2]), block, events, first_offset, None)
+    fields = decode_integers(topics)
+    return Loaded(fields[0::2], fields[1::2], block, events, first_offset, None)
 
 
-def _load_commit(row: CommitRow, commit: TailCommit) -> _Loaded:
+def _load_commit(row: CommitRow, commit: TailCommit) -> Loaded:
     assert row.block is not None, "only commits with events are chosen"
-    return _Loaded(commit.topic_ids, row.block, row.events, row.first_offset, row.stamp_us)
+    return Loaded(commit.topic_ids, None, row.block, row.events, row.first_offset, row.stamp_us)
 
 
 def _stretches(commits: Sequence[TailCommit]) -> list[tuple[int, int]]:
@@ -355,76 +279,3 @@ def _stretches(commits: Sequence[TailCommit]) -> list[tuple[int, int]]:
         else:
             stretches.append((commit_no, commit_no))
     return stretches
-
-
-def _stored(
-    columns: Columns, offsets: Sequence[int], stamps: Sequence[int], names: Sequence[str], positions: Sequence[int]
-) -> StoredEvents:
-    """The events of a block at `positions`, with their names for topic indexes."""
-    every = len(positions) == len(columns)
-    chosen = columns if every else columns.at(positions)
-    plain_names = not any('"' in name or "\\" in name for name in names)
-    return StoredEvents(
-        topics=pick(names, chosen.topics),
-        event_ids=chosen.event_ids,
-        timestamps=chosen.timestamps,
-        sources=chosen.sources,
-        payloads=chosen.payloads,
-        extras=chosen.extras,
-        offsets=offsets if every else pick(offsets, positions),
-        received_at_us=stamps if every else pick(stamps, positions),
-        text_is_plain=columns.text_is_plain and plain_names,
-    )
-
-
-def _in_order(parts: list[StoredEvents], descending: bool, limit: int | None) -> StoredEvents:
-    """All parts as one run by offset, at most `limit` events."""
-    events = parts[0] if len(parts) == 1 else _joined(parts)
-    count = len(events)
-    offsets = events.offsets
-    order: Sequence[int] = range(count)
-    if isinstance(offsets, range):
-        order = range(count - 1, -1, -1) if descending else order
-    else:
-        order = sorted(order, key=offsets.__getitem__, reverse=descending)
-    if limit is not None and count > limit:
-        order = order[:limit]
-    return events if order == range(count) else _picked(events, order)
-
-
-def _joined(parts: list[StoredEvents]) -> StoredEvents:
-    has_extras = any(part.extras is not None for part in parts)
-    extras: list[bytes] | None = None
-    if has_extras:
-        extras = [extra for part in parts for extra in (part.extras or [b""] * len(part))]
-    return StoredEvents(
-        topics=[item for part in parts for item in part.topics],
-        event_ids=[item for part in parts for item in part.event_ids],
-        timestamps=[item for part in parts for item in part.timestamps],
-        sources=[item for part in parts for item in part.sources],
-        payloads=[item for part in parts for item in part.payloads],
-        extras=extras,
-        offsets=[item for part in parts for item in part.offsets],
-        received_at_us=[item for part in parts for item in part.received_at_us],
-        text_is_plain=all(part.text_is_plain for part in parts),
-    )
-
-
-def _picked(events: StoredEvents, positions: Sequence[int]) -> StoredEvents:
-    return StoredEvents(
-        topics=pick(events.topics, positions),
-        event_ids=pick(events.event_ids, positions),
-        timestamps=pick(events.timestamps, positions),
-        sources=pick(events.sources, positions),
-        payloads=pick(events.payloads, positions),
-        extras=None if events.extras is None else pick(events.extras, positions),
-        offsets=pick(events.offsets, positions),
-        received_at_us=pick(events.received_at_us, positions),
-        text_is_plain=events.text_is_plain,
-    )
-
-
-def _part(events: StoredEvents, start: int, size: int) -> StoredEvents:
-    if len(events) <= size:
-        return events
-    return _picked(events, range(start, min(start + size, len(events))))
