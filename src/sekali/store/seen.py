@@ -220,18 +220,19 @@ class SeenIndex:
 
         Raises DiskFull or OutcomeUnknown.
         """
-        items = sorted(keys.items())
-        for start in range(0, max(1, len(items)), _KEYS_PER_WRITE):
-            is_last = start + _KEYS_PER_WRITE >= len(items)
-            self._write_batch(items[start : start + _KEYS_PER_WRITE], done if is_last else self._done, upto)
+        digests = sorted(keys)
+        for start in range(0, max(1, len(digests)), _KEYS_PER_WRITE):
+            is_last = start + _KEYS_PER_WRITE >= len(digests)
+            chunk = digests[start : start + _KEYS_PER_WRITE]
+            self._write_batch(chunk, keys, done if is_last else self._done, upto)
 
-    def _write_batch(self, items: Sequence[tuple[bytes, int]], done: Mark, upto: Mark) -> None:
+    def _write_batch(self, digests: Sequence[bytes], keys: dict[bytes, int], done: Mark, upto: Mark) -> None:
         batch = WriteBatch(raw_mode=True)
-        for digest, value in items:
-            batch.put(digest, value.to_bytes(_VALUE_BYTES, "big"))
+        for digest in digests:
+            batch.put(digest, keys[digest].to_bytes(_VALUE_BYTES, "big"))
         batch.put(_MARK_KEY, msgspec.msgpack.encode(Binding(self._store_id, done, upto)))
         self._write_when_not_stalled(batch)
-        self._keys_written += len(items)
+        self._keys_written += len(digests)
         self._done = done
         self._remember(done)
         self._remember(upto)
