@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,12 @@ hypothesis.settings.register_profile(
     "sekali", deadline=None, print_blob=True, derandomize="SEKALI_TEST_SEED" not in os.environ
 )
 hypothesis.settings.load_profile("sekali")
+
+
+def pytest_configure() -> None:
+    """A shell ignores SIGINT for what it runs in the background, and so would every program that a test starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
