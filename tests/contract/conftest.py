@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sekali.store.store import Store
 
+from sekali.store.store import Store
 from tests.support.stores import SMALL_RUNS, store_settings
 
 OpenStore = Callable[..., Store]

@@ -6,13 +6,24 @@ import random
 import threading
 
 import pytest
+
 from sekali.errors import SekaliError, TooManyTopics
 from sekali.event import ReadQuery
 from sekali.store.store import Store
-
 from tests.contract.conftest import OpenStore
-from tests.support.events import CONFLICT, DUPLICATE, STAMP_US, STORED, Sent, batch, batch_of, numbered, receipts, rows
-from tests.support.events import random_events
+from tests.support.events import (
+    CONFLICT,
+    DUPLICATE,
+    STAMP_US,
+    STORED,
+    Sent,
+    batch,
+    batch_of,
+    numbered,
+    random_events,
+    receipts,
+    rows,
+)
 from tests.support.model import StoreModel, check_figures, check_totals
 
 EVERYTHING = ReadQuery()
@@ -38,7 +49,9 @@ def test_offsets_start_at_one_and_follow_the_order_of_sending(store: Store) -> N
 
 def test_offsets_have_no_gap_where_events_were_refused(store: Store) -> None:
     told(store, numbered(4))
-    assert told(store, numbered(6)) == [[(DUPLICATE, 1), (DUPLICATE, 2), (DUPLICATE, 3), (DUPLICATE, 4), (STORED, 5), (STORED, 6)]]
+    assert told(store, numbered(6)) == [
+        [(DUPLICATE, 1), (DUPLICATE, 2), (DUPLICATE, 3), (DUPLICATE, 4), (STORED, 5), (STORED, 6)]
+    ]
 
 
 def test_offsets_go_on_after_reopening(open_store: OpenStore) -> None:
@@ -121,8 +134,21 @@ def test_everything_is_there_after_reopening(open_store: OpenStore, rng: random.
 def test_every_field_comes_back_as_it_was_sent(open_store: OpenStore) -> None:
     sent = [
         Sent("t", "plain"),
-        Sent("T", 'quo"te\\', b'{"a": 1.10, "b": 18446744073709551617, "a":2 }', 'so"urce', "2024-01-01T00:00:00.123456789Z"),
-        Sent("\u202etopic \U0001f600", "é" * 127, b'{\n "nested":[{"x":[]}]}', "\u0131", "20240101T000000", b'"trace":"x","n":[1, 2]'),
+        Sent(
+            "T",
+            'quo"te\\',
+            b'{"a": 1.10, "b": 18446744073709551617, "a":2 }',
+            'so"urce',
+            "2024-01-01T00:00:00.123456789Z",
+        ),
+        Sent(
+            "\u202etopic \U0001f600",
+            "é" * 127,
+            b'{\n "nested":[{"x":[]}]}',
+            "\u0131",
+            "20240101T000000",
+            b'"trace":"x","n":[1, 2]',
+        ),
         Sent("../..", "e" * 255, b'{"text":"' + b"x" * 70_000 + b'"}', "s" * 1024, "2024-01-01"),
         Sent("%2e*>$SYS", "-", b'{"\\u0000":"\\u0000"}', "a b", "2024-01-01T00:00:00Z", b'"late":null'),
     ]
@@ -208,7 +234,7 @@ def test_appending_a_group_again_stores_nothing(open_store: OpenStore, rng: rand
         again = [receipts(outcome) for outcome in store.append(batches, STAMP_US)]
         assert [[offset for _, offset in one] for one in again] == [[offset for _, offset in one] for one in first]
         assert {status for one in again for status, _ in one} <= {DUPLICATE, CONFLICT}
-        assert [row for row in rows(store.read(EVERYTHING))] == kept
+        assert list(rows(store.read(EVERYTHING))) == kept
         store.close()
         store = open_store()
     assert store.totals().received == 3 * 90

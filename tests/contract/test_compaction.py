@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+
 from sekali.errors import DiskFull
 from sekali.event import ReadQuery
 from sekali.store.compaction import RunSizes
 from sekali.store.log import Statement
 from sekali.store.store import Store
-
 from tests.support.events import STAMP_US, Sent, batch_of, receipts, rows
 from tests.support.model import StoreModel, check_figures, check_totals
 from tests.support.stores import compact_fully, crashed_copy, store_settings, wait_for

@@ -7,7 +7,6 @@ import threading
 
 from sekali.event import ReadQuery, TopicFigures
 from sekali.store.store import Store
-
 from tests.contract.conftest import OpenStore
 from tests.support.events import STAMP_US, Sent, batch, batch_of, numbered, random_events, rows
 from tests.support.model import StoreModel, check_figures, check_totals
@@ -107,7 +106,10 @@ def test_a_topic_of_5000_costs_no_row_for_each_commit(open_store: OpenStore, rng
     store = open_store(small_runs=True)
     model = StoreModel()
     for number in range(25):
-        sent = [Sent(f"topic-{rng.randrange(5000)}", f"e-{rng.randrange(3)}", b'{"n":%d}' % (number % 2)) for _ in range(1000)]
+        sent = [
+            Sent(f"topic-{rng.randrange(5000)}", f"e-{rng.randrange(3)}", b'{"n":%d}' % (number % 2))
+            for _ in range(1000)
+        ]
         store.append([batch_of(sent)], STAMP_US + number)
         model.append([batch_of(sent)], STAMP_US + number)
     check_totals(store.totals(), model)

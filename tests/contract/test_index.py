@@ -12,13 +12,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from sekali.errors import IndexRebuilding
 from sekali.event import ReadQuery
 from sekali.store.store import Store
-
 from tests.contract.conftest import OpenStore
 from tests.support.events import DUPLICATE, STAMP_US, STORED, Row, Sent, batch_of, receipts, rows
-from tests.support.stores import copy_database, held_catch_up, index_folder, remove_index, store_settings, wait_index_ready
+from tests.support.stores import (
+    copy_database,
+    held_catch_up,
+    index_folder,
+    remove_index,
+    store_settings,
+    wait_index_ready,
+)
 
 
 def events(start: int, end: int, by: str = "first") -> list[Sent]:

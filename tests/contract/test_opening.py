@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+
 from sekali.errors import OutcomeUnknown, SekaliError, StoreLocked, StoreUnusable
 from sekali.event import ReadQuery
 from sekali.store.store import Store
-
 from tests.contract.conftest import OpenStore
 from tests.serving import ROOT
 from tests.support.events import STAMP_US, batch_of, numbered, receipts, rows
@@ -236,7 +236,9 @@ def test_a_group_is_not_acknowledged_once_the_file_was_unlinked(open_store: Open
     assert offsets(open_store()) == []
 
 
-def test_a_group_is_not_acknowledged_once_the_file_was_replaced(open_store: OpenStore, db_path: Path, tmp_path: Path) -> None:
+def test_a_group_is_not_acknowledged_once_the_file_was_replaced(
+    open_store: OpenStore, db_path: Path, tmp_path: Path
+) -> None:
     older = tmp_path / "older"
     store = open_store()
     append(store, 3)
@@ -249,7 +251,9 @@ def test_a_group_is_not_acknowledged_once_the_file_was_replaced(open_store: Open
     refuses_for_good(store)
 
 
-def test_a_group_is_not_acknowledged_once_the_write_ahead_log_was_unlinked(open_store: OpenStore, db_path: Path) -> None:
+def test_a_group_is_not_acknowledged_once_the_write_ahead_log_was_unlinked(
+    open_store: OpenStore, db_path: Path
+) -> None:
     store = open_store()
     append(store, 3)
     wal = db_path.with_name(db_path.name + "-wal")

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+
 from sekali.errors import EventNotFound
 from sekali.event import ReadQuery, StoredEvents
 from sekali.store.store import Store
-
 from tests.contract.conftest import OpenStore
 from tests.support.events import STAMP_US, Sent, batch_of, numbered, random_events, rows
 from tests.support.model import StoreModel
@@ -195,7 +195,9 @@ def test_reads_run_on_while_events_are_appended_and_compacted(open_store: OpenSt
         own = random.Random(seed)
         while not stop.is_set():
             end = store.last_offset
-            query = ReadQuery(before=end + 1, topics=own.choice([(), ("t1",), ("t0", "t2")]), descending=own.random() < 0.5)
+            query = ReadQuery(
+                before=end + 1, topics=own.choice([(), ("t1",), ("t0", "t2")]), descending=own.random() < 0.5
+            )
             found = rows(store.read(query))
             offsets = [row.offset for row in found]
             if offsets != sorted(set(offsets), reverse=query.descending) or (not query.topics and len(offsets) != end):
@@ -233,7 +235,10 @@ def test_a_rare_topic_among_5000_is_read_without_scanning_the_log(open_store: Op
     store = open_store(small_runs=True)
     rare = []
     for number in range(40):
-        sent = [Sent(f"topic-{i % 5000:04}", f"{number}-{i}", b'{"n":%d}' % i) for i in range(number * 1000, number * 1000 + 1000)]
+        sent = [
+            Sent(f"topic-{i % 5000:04}", f"{number}-{i}", b'{"n":%d}' % i)
+            for i in range(number * 1000, number * 1000 + 1000)
+        ]
         if number % 13 == 5:
             sent[500:500] = [Sent("rare", f"rare-{number}", b"{}")]
             rare.append(f"rare-{number}")

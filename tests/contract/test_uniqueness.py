@@ -6,9 +6,9 @@ import random
 import threading
 
 import pytest
+
 from sekali.event import EventBatch, ReadQuery
 from sekali.store.store import Store
-
 from tests.contract.conftest import OpenStore
 from tests.support.events import CONFLICT, DUPLICATE, STAMP_US, STORED, Sent, batch, batch_of, numbered, receipts, rows
 from tests.support.stores import wait_for
@@ -108,7 +108,9 @@ def test_eight_threads_race_the_same_ids_and_one_payload_wins_each(open_store: O
     for thread in threads:
         thread.join()
     for event_id in ids:
-        given = [(thread, status, offset) for thread in answers for i, status, offset in answers[thread] if i == event_id]
+        given = [
+            (thread, status, offset) for thread in answers for i, status, offset in answers[thread] if i == event_id
+        ]
         assert len(given) == 8
         assert len({offset for _, _, offset in given}) == 1, f"{event_id}: told of several offsets"
         winners = [thread for thread, status, _ in given if status == STORED]
@@ -188,9 +190,13 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize(("first", "again"), [*SAME, *[(b, a) for a, b in SAME]])
-def test_a_payload_that_was_serialised_anew_is_a_plain_duplicate(open_store: OpenStore, first: bytes, again: bytes) -> None:
+def test_a_payload_that_was_serialised_anew_is_a_plain_duplicate(
+    open_store: OpenStore, first: bytes, again: bytes
+) -> None:
     store = open_store()
-    assert told(store, batch(Sent("t", "in-batch", first), Sent("t", "in-batch", again))) == [[(STORED, 1), (DUPLICATE, 1)]]
+    assert told(store, batch(Sent("t", "in-batch", first), Sent("t", "in-batch", again))) == [
+        [(STORED, 1), (DUPLICATE, 1)]
+    ]
     told(store, batch(Sent("t", "later", first)))
     assert told(store, batch(Sent("t", "later", again))) == [[(DUPLICATE, 2)]]
     store.close()
@@ -201,9 +207,13 @@ def test_a_payload_that_was_serialised_anew_is_a_plain_duplicate(open_store: Ope
 
 
 @pytest.mark.parametrize(("first", "again"), [*DIFFERENT, *[(b, a) for a, b in DIFFERENT]])
-def test_a_payload_that_differs_as_a_json_value_is_a_conflict(open_store: OpenStore, first: bytes, again: bytes) -> None:
+def test_a_payload_that_differs_as_a_json_value_is_a_conflict(
+    open_store: OpenStore, first: bytes, again: bytes
+) -> None:
     store = open_store()
-    assert told(store, batch(Sent("t", "in-batch", first), Sent("t", "in-batch", again))) == [[(STORED, 1), (CONFLICT, 1)]]
+    assert told(store, batch(Sent("t", "in-batch", first), Sent("t", "in-batch", again))) == [
+        [(STORED, 1), (CONFLICT, 1)]
+    ]
     told(store, batch(Sent("t", "later", first)))
     assert told(store, batch(Sent("t", "later", again))) == [[(CONFLICT, 2)]]
     store.close()

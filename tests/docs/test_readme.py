@@ -105,7 +105,10 @@ def restore(checkout: Checkout, block: Block) -> None:
 @pytest.mark.slow
 def test_make_test_needs_nothing_but_python_and_make(tmp_path: Path) -> None:
     checkout = Checkout(tmp_path, is_real=True)
-    one_file = {**checkout.env, "PYTEST_ADDOPTS": "tests/docker/test_compose.py"}  # as a sample: all of them are running now
+    one_file = {
+        **checkout.env,
+        "PYTEST_ADDOPTS": "tests/docker/test_compose.py",
+    }  # as a sample: all of them are running now
     done = subprocess.run(
         ["make", "test"], cwd=checkout.root, env=one_file, capture_output=True, text=True, check=False, timeout=600
     )

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+
 from sekali.store import append as append_module
 from sekali.store import catchup
 from sekali.store.log import Log, Statement

@@ -90,7 +90,7 @@ def test_acknowledged_events_survive_kill_9_in_the_middle_of_a_recovery(
 def test_acknowledged_events_survive_kill_9_for_a_long_time(
     store_no: int, server_on: Server, rng: random.Random, tmp_path: Path
 ) -> None:
-    """Four stores of ten kills each: all is read back after every one, so one long store would take the time squared."""
+    """Four stores of ten kills each: all is read back after every one, so one long store would take too long."""
     counts = kill_again_and_again(server_on, rng, tmp_path, cycles=10)
     print(store_no, counts)
     assert counts["acknowledged"] > 100, counts

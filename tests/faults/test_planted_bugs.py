@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from sekali.errors import SekaliError
 from sekali.event import ReadQuery
 from sekali.store.seen import Mark
 from sekali.store.store import Store
-
 from tests.contract.test_index import (
     check_index_ahead_of_a_restored_backup,
     check_index_of_another_future,
@@ -175,7 +175,9 @@ def test_the_check_holds_without_the_bug_and_fails_with_it(plant: str, check: Ch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plant", ["commit_trusts_prepare", "dedup_in_memory_only", "answer_before_commit", "index_without_binding"])
+@pytest.mark.parametrize(
+    "plant", ["commit_trusts_prepare", "dedup_in_memory_only", "answer_before_commit", "index_without_binding"]
+)
 def test_the_state_machine_finds_the_bug_by_itself(plant: str) -> None:
     with planted(plant), pytest.raises((AssertionError, SekaliError)):
         test_store_model.run(examples=60, steps=40, shrinks=False)

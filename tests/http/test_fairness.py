@@ -18,11 +18,11 @@ from typing import Any
 
 import httpx2
 import pytest
+
 from sekali.event import EventBatch
 from sekali.http.app import SekaliApp, create_app
 from sekali.store.append import PreparedGroup
 from sekali.store.store import Store
-
 from tests.serving import Server
 from tests.support.stores import WAIT_S_MAX, store_settings
 

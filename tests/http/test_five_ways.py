@@ -1,7 +1,7 @@
 """The same requests however the app is driven: a lifespan twice, none at all, two event loops, a reload, a real server.
 
-`talk` is the suite: some thirty requests that cover every endpoint and the errors. It leaves its events under topics of its
-own, so that it can be run on one store again and again.
+`talk` is the suite: some thirty requests that cover every endpoint and the errors. It leaves its events under topics of
+its own, so that it can be run on one store again and again.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ def test_without_a_lifespan_from_two_event_loops_at_the_same_time(main: ModuleTy
                     assert answer.status_code == 200, answer.text
                 both.wait()
                 assert len(publishing.get("/events?topic=shared").json()) == 100
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  (handed on to the test)
             faults.append(error)
             both.abort()
 

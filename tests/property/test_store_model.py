@@ -1,4 +1,4 @@
-"""A Hypothesis state machine: whatever is published, crashed, restored, compacted or lost, the store is the plain model.
+"""A Hypothesis state machine: whatever is published, crashed, restored, compacted or lost, the store is its model.
 
 The sizes are small, so that runs are made every few commits and the index is written all the time.
 """
@@ -15,12 +15,19 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
 from sekali.errors import EventNotFound
 from sekali.event import EventBatch, ReadQuery
 from sekali.store.compaction import RunSizes
 from sekali.store.store import Store
-
 from tests.support.events import STAMP_US, Sent, batch_of, receipts, rows
 from tests.support.model import StoreModel, check_figures, check_totals
 from tests.support.stores import copy_database, crashed_copy, index_folder, store_settings, wait_index_ready
@@ -30,7 +37,16 @@ SIZES = RunSizes(run_events=24, run_commits_max=5, block_events=4)
 topics = st.sampled_from(["a", "b", "topic/é", 'q"uote', "rare"])
 event_ids = st.one_of(st.integers(0, 30).map("id-{}".format), st.sampled_from(["1", "01", "\U0001f600", 'x"\\']))
 payloads = st.sampled_from(
-    [b"{}", b'{"a":1}', b'{"a":1.0}', b'{ "a" : 1 }', b'{"a":1,"b":[2]}', b'{"b":[2],"a":1}', b'{"t":"\\u0041"}', b'{"t":"A"}']
+    [
+        b"{}",
+        b'{"a":1}',
+        b'{"a":1.0}',
+        b'{ "a" : 1 }',
+        b'{"a":1,"b":[2]}',
+        b'{"b":[2],"a":1}',
+        b'{"t":"\\u0041"}',
+        b'{"t":"A"}',
+    ]
 )
 sent_events = st.builds(
     Sent,

@@ -78,9 +78,7 @@ def numbered(count: int, *, topic: str = "alpha", prefix: str = "e", payload: by
 def receipts(outcome: BatchOutcome) -> list[tuple[int, int]]:
     """(status, offset) of every event of one batch."""
     statuses = outcome.statuses
-    return [
-        (int(STORED if statuses is None else statuses[i]), int(offset)) for i, offset in enumerate(outcome.offsets)
-    ]
+    return [(int(STORED if statuses is None else statuses[i]), int(offset)) for i, offset in enumerate(outcome.offsets)]
 
 
 def rows(runs: Iterable[StoredEvents]) -> list[Row]:

@@ -1,8 +1,8 @@
 """What clients did, as they wrote it down themselves, and the one check that every fault test ends with.
 
 A history is a file of JSON lines, each on disk before its writer goes on: a `call` before the request is sent, an
-`answer` after it was answered. Three outcomes: *acknowledged* (200), *refused* (an answer that promises that nothing was
-stored) and *unknown* (no answer, or one that does not say).
+`answer` after it was answered. Three outcomes: *acknowledged* (200), *refused* (an answer that promises that nothing
+was stored) and *unknown* (no answer, or one that does not say).
 
 After recovery `check_history` reads everything back by offset and holds the store to its word:
 acknowledged within stored within attempted; (topic, event_id) unique; the first acknowledged payload is the stored one;
@@ -165,7 +165,9 @@ def _around_gap(offsets: Sequence[int]) -> str:
 
 def _check_stored(key: Key, offset: int, payload: str, attempts: Sequence[tuple[Attempt, int, str]]) -> None:
     possible = [(attempt, i) for attempt, i, sent in attempts if sent == payload and attempt.outcome != "refused"]
-    _require(bool(possible), f"{key} is stored at {offset} with a payload that nobody sent, or only in refused requests")
+    _require(
+        bool(possible), f"{key} is stored at {offset} with a payload that nobody sent, or only in refused requests"
+    )
     # Whoever was answered before the first sender of the stored payload even called must have been first.
     first_call = min(attempt.sent_at for attempt, _ in possible)
     for attempt, _, sent in attempts:

@@ -61,9 +61,7 @@ class StoreModel:
             return int(CONFLICT), known.offset
         extra = b"" if batch.extras is None else bytes(batch.extras[i])
         offset = len(self.log) + 1
-        row = Row(
-            offset, topic, event_id, batch.timestamps[i], batch.sources[i], payload, extra, self.store_time_us
-        )
+        row = Row(offset, topic, event_id, batch.timestamps[i], batch.sources[i], payload, extra, self.store_time_us)
         self.log.append(row)
         self.by_key[row.key] = row
         figures.events += 1

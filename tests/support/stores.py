@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+
 from sekali.settings import Settings
 from sekali.store import store as store_module
 from sekali.store.catchup import CatchUp
