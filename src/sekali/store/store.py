@@ -180,6 +180,12 @@ class Store:
             except OutcomeUnknown as error:
                 self._fail(error)
                 raise
+            except SekaliError:
+                raise  # said before anything was written
+            except BaseException as error:
+                unknown = OutcomeUnknown(f"The store met the impossible ({type(error).__name__}).", retry_after_s=5)
+                self._fail(unknown)
+                raise unknown from error
         self._maintenance.notice()
         return outcomes
 
