@@ -70,6 +70,7 @@ def test_the_systems_own_logs_are_stored_line_by_line_once(server: Server, tmp_p
         print(f"{log}: {stored['read']} lines, then {again['duplicates']} duplicates")
 
 
+@pytest.mark.slow
 def test_githubs_webhooks_sent_three_times_shuffled_are_stored_once_and_unchanged(server: Server, seed: int) -> None:
     if os.environ.get("SEKALI_OFFLINE") == "1":
         pytest.skip("SEKALI_OFFLINE=1: the webhooks come from npm")

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 DECODE_THREADS: Final = 2
 SLOW_OPENING_S: Final = 1.0
 """An opening that takes longer is spoken of."""
+ABANDONED_CLOSE_S_MAX: Final = 20.0
+"""How long the interpreter's exit waits for the store of an app that was dropped without closing it."""
 CLOSE_S_MAX: Final = 1.0
 """How long the store may take to close when the exit is overdue."""
 
@@ -90,9 +92,19 @@ class Lifecycle:
         return current if current is not None else await asyncio.wrap_future(self._open())
 
     def abandon(self) -> None:
-        """The app object was collected: close what it had open. On a thread, since collection may happen anywhere."""
-        if self.current is not None:
-            _in_thread(self._close, name="sekali-close")
+        """The app object was collected: close what it had open. On a thread, since collection may happen anywhere.
+
+        The interpreter waits for that thread: ended in the middle of the store's native code, it would abort.
+        """
+        if self.current is None:
+            return
+        closing = _in_thread(self._close, name="sekali-close")
+
+        def wait() -> None:
+            concurrent.futures.wait([closing], timeout=ABANDONED_CLOSE_S_MAX)
+
+        atexit.register(wait)
+        closing.add_done_callback(lambda _: atexit.unregister(wait))
 
     # Lifespan
 
