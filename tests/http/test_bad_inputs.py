@@ -150,7 +150,7 @@ def resident_bytes(pid: int) -> int:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_is_flat_over_rounds_of_the_heaviest(target: Target) -> None:
-    """The first round may grow what Python and the allocator keep; further ones add nothing."""
+    """The first two rounds may grow what Python and the allocator keep; further ones add nothing."""
     heavy = [request_of(case) for case in CASES if case.raw is None and len(case.body_bytes) >= HEAVY_BYTES_MIN]
     assert len(heavy) >= 8
     assert target.server.process is not None
@@ -160,7 +160,7 @@ def test_memory_is_flat_over_rounds_of_the_heaviest(target: Target) -> None:
             exchange(target.port, request)
         sizes.append(resident_bytes(target.server.process.pid))
     print([size // MIB for size in sizes], "MiB after each round")
-    assert sizes[-1] - sizes[0] < GROWTH_BYTES_MAX
+    assert sizes[-1] - max(sizes[:2]) < GROWTH_BYTES_MAX
     assert "Traceback" not in target.server.log
 
 
