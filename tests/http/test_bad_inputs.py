@@ -18,7 +18,7 @@ from tests.serving import Server
 
 ANSWER_S_MAX = 60.0
 HEAVY_BYTES_MIN = 50_000
-HEAVY_ROUNDS = 3
+HEAVY_ROUNDS = 4
 GROWTH_BYTES_MAX = 24 * MIB
 
 
