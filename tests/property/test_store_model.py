@@ -204,4 +204,4 @@ def test_the_store_is_its_model() -> None:
 
 @pytest.mark.slow
 def test_the_store_is_its_model_for_a_long_time() -> None:
-    run(examples=250, steps=50)
+    run(examples=120, steps=50)
