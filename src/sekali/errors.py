@@ -217,3 +217,8 @@ class StoreUnusable(SekaliError):
 
 class StoreLocked(StoreUnusable):
     code, title = "store_locked", "Another process has the store open"
+
+
+def unexpected(what: str, error: BaseException) -> OutcomeUnknown:
+    """What a thread of the store ends with that met an error nobody foresaw: the store has to stop."""
+    return OutcomeUnknown(f"{what} met an unexpected {type(error).__name__}: {error}", retry_after_s=5)

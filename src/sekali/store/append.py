@@ -168,6 +168,7 @@ class Appender:
         chain = blake2b(self.totals.chain, digest_size=16)
         chain.update(_CHAIN_HEAD.pack(commit_no, first_offset, events, stamp_us))
         chain.update(topics)
+        chain.update("\n".join(new_names).encode())
         chain.update(group.block or b"")
         return CommitRow(commit_no, first_offset, events, stamp_us, chain.digest(), topics, group.block), new_names
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -32,7 +33,8 @@ class ProcessGuard:
             ) from error
         except (OSError, NotImplementedError) as error:
             raise StoreUnusable(f"The folder of {self._store_path} cannot be written to: {error}") from error
-        self._pid_path.write_text(f"{os.getpid()}\n")
+        with suppress(OSError):  # a full disk: the lock holds all the same
+            self._pid_path.write_text(f"{os.getpid()}\n")
 
     def release(self) -> None:
         self._pid_path.unlink(missing_ok=True)

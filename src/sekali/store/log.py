@@ -27,6 +27,7 @@ FORMAT_VERSION: Final = 1
 _SQLITE_SOUND: Final = 3_051_003  # 3.7.0 to 3.51.2 can corrupt a WAL database (sqlite.org/wal.html#walresetbug)
 _READERS_KEPT_MAX: Final = 8
 _BUSY_TIMEOUT_MS: Final = 10_000
+_CHECKPOINT_WAIT_MS: Final = 200
 _CHECKPOINT_PAGES: Final = 4_096
 
 Statement = tuple[str, Sequence[tuple[Any, ...]]]
@@ -96,7 +97,9 @@ class Log:
             self._checkpointer = _tuned(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE))
             self.identity = self._read_identity()
             # Before anything is served: after a failed fsync, what the WAL holds may be in memory only.
-            self._checkpointed(self._writer, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            frames_left, _ = self._checkpointed(self._writer, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            if frames_left:
+                raise StoreUnusable(f"Another program is reading {path}; end it, then start again.")
         except apsw.NotADBError as error:
             raise StoreUnusable(f"{path} is not a SQLite file; point DB_PATH to a new file.") from error
         except apsw.CorruptError as error:
@@ -218,11 +221,19 @@ class Log:
         Done in the store's turn it reaches the WAL's end, and the next commit starts the WAL over. SQLite's own
         automatic checkpoints are off, since they ignore an I/O error. Raises OutcomeUnknown: the store must stop.
         """
-        self._checkpoint_at_pages = self._wal_pages + _CHECKPOINT_PAGES if in_turn else self._checkpoint_at_pages
-        _, copied = self._checkpointed(self._writer if in_turn else self._checkpointer, apsw.SQLITE_CHECKPOINT_PASSIVE)
-        if in_turn and copied >= self._wal_pages:
+        if not in_turn:
+            self._checkpointed(self._checkpointer, apsw.SQLITE_CHECKPOINT_PASSIVE)
+            return
+        must_start_over = self._wal_pages >= 2 * _CHECKPOINT_PAGES
+        mode = apsw.SQLITE_CHECKPOINT_RESTART if must_start_over else apsw.SQLITE_CHECKPOINT_PASSIVE
+        self._writer.set_busy_timeout(_CHECKPOINT_WAIT_MS)  # readers that overlap would keep the WAL growing for ever
+        try:
+            _, copied = self._checkpointed(self._writer, mode)
+        finally:
+            self._writer.set_busy_timeout(_BUSY_TIMEOUT_MS)
+        if copied >= self._wal_pages:
             self._wal_pages = 0
-            self._checkpoint_at_pages = _CHECKPOINT_PAGES
+        self._checkpoint_at_pages = self._wal_pages + _CHECKPOINT_PAGES
 
     def _checkpointed(self, connection: apsw.Connection, mode: int) -> tuple[int, int]:
         """(frames in the WAL, frames copied)."""

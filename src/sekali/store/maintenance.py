@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from sekali.errors import DiskFull, SekaliError
+from sekali.errors import DiskFull, Draining, SekaliError, unexpected
 from sekali.store.append import Appender
 from sekali.store.compaction import RunDraft, RunSizes, build_run, deletions, due, go_live, leftovers
-from sekali.store.log import Log
+from sekali.store.log import Log, Statement
 from sekali.store.seen import SeenIndex
 from sekali.store.tail import Tail
 from sekali.store.topics import TopicBook
@@ -30,6 +30,7 @@ class Maintenance:
         seen: SeenIndex,
         sizes: RunSizes,
         on_failure: Callable[[SekaliError], None],
+        refuse_when_stopped: Callable[[], None],
     ) -> None:
         self._log = log
         self._appender = appender
@@ -38,6 +39,7 @@ class Maintenance:
         self._seen = seen
         self._sizes = sizes
         self._on_failure = on_failure
+        self._refuse_when_stopped = refuse_when_stopped
         self._wake = threading.Event()
         self._is_closing = False
         self._one_at_a_time = threading.Lock()
@@ -74,8 +76,13 @@ class Maintenance:
                 waits_for_index = bool(due(self._tail.commits, self._sizes))
             except DiskFull:
                 waits_for_index = True  # publishing is refused meanwhile; try again when there is room
+            except Draining:
+                return  # the store has stopped: nothing may be written any more
             except SekaliError as error:
                 self._on_failure(error)
+                return
+            except BaseException as error:  # noqa: BLE001  (a thread must not end unheard)
+                self._on_failure(unexpected("compaction", error))
                 return
 
     def compact(self) -> bool:
@@ -87,16 +94,15 @@ class Maintenance:
             self._remove_leftovers()
             draft = build_run(self._log, commits, self._sizes)
             for step in draft.block_steps:
-                with self._appender.turn:
-                    self._log.write(step)
+                self._write(step)
             self._fold(draft)
             marks = self._seen.marks_perhaps_on_disk()
             with self._appender.turn:
+                self._refuse_when_stopped()
                 self._log.write(go_live(draft, [commit for commit in commits if commit.commit_no in marks]))
                 self._tail.drop_through(draft.last_commit)
             for step in deletions(draft, min(marks, default=0)):
-                with self._appender.turn:
-                    self._log.write(step)
+                self._write(step)
             return True
 
     def _remove_leftovers(self) -> None:
@@ -104,13 +110,18 @@ class Maintenance:
         with self._log.snapshot() as connection:
             steps = leftovers(connection)
         for step in steps:
-            with self._appender.turn:
-                self._log.write(step)
+            self._write(step)
+
+    def _write(self, step: list[Statement]) -> None:
+        with self._appender.turn:
+            self._refuse_when_stopped()
+            self._log.write(step)
 
     def _fold(self, draft: RunDraft) -> None:
         """Writes the figures of the run's topics as they are now: later commits are told by `folded_commit`."""
         for start in range(0, len(draft.topic_ids), _TOPICS_PER_STEP):
             with self._appender.turn:
+                self._refuse_when_stopped()
                 commit_no = self._appender.totals.commit_no
                 self._log.write([self._topics.fold(draft.topic_ids[start : start + _TOPICS_PER_STEP], commit_no)])
 
@@ -120,4 +131,5 @@ class Maintenance:
             return
         self._log.checkpoint(in_turn=False)
         with self._appender.turn:
+            self._refuse_when_stopped()
             self._log.checkpoint(in_turn=True)

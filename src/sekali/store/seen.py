@@ -27,7 +27,7 @@ from typing import Any, Final
 import msgspec
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
 
-from sekali.errors import DiskFull, OutcomeUnknown, SekaliError, StoreUnusable
+from sekali.errors import DiskFull, OutcomeUnknown, SekaliError, StoreUnusable, unexpected
 
 OFFSET_MAX: Final = (1 << 40) - 1
 _FINGERPRINT_BITS: Final = 32
@@ -42,6 +42,9 @@ _STALL_WAITS_MAX: Final = 6_000
 _FULL_DISK_WAIT_S: Final = 1.0
 _MARKS_KEPT_MAX: Final = 1024
 _MEMTABLE_BYTES_PER_KEY: Final = 50
+_PASSING_TROUBLE: Final = ("No space", "Too many open files", "Permission denied", "lock hold")
+"""Why opening may fail though the index is sound: it is left alone then."""
+_DAMAGED: Final = ".damaged"
 _CACHE_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -93,6 +96,10 @@ class SeenIndex:
         self._store_id = store_id
         self._memtable_bytes = memtable_bytes
         self._on_failure = on_failure
+        self._damaged_path = path.with_name(path.name + _DAMAGED)
+        if self._damaged_path.exists():
+            _remove(path)
+            self._damaged_path.unlink()
         self._database = _open(path, memtable_bytes)
         self._write_options = WriteOptions()
         self._write_options.disable_wal = True  # type: ignore[method-assign,assignment]  # a property; the stub errs
@@ -119,7 +126,10 @@ class SeenIndex:
     def ask(self, digests: Collection[bytes]) -> dict[bytes, int]:
         """Those digests that are in RocksDB, with their values. Releases the GIL; sorted keys are twice as fast."""
         ordered: list[Any] = sorted(digests)
-        answers: Any = self._database.get(ordered)
+        try:
+            answers: Any = self._database.get(ordered)
+        except Exception as error:  # rocksdict has no error class of its own
+            raise self._condemned(error) from error
         return {
             digest: int.from_bytes(answer, "big")
             for digest, answer in zip(ordered, answers, strict=True)
@@ -184,6 +194,8 @@ class SeenIndex:
                     self._unwritten_keys -= len(generation.keys)
         except SekaliError as error:
             self._on_failure(error)
+        except BaseException as error:  # noqa: BLE001  (a thread must not end unheard)
+            self._on_failure(unexpected("the index writer", error))
 
     def _write_until_there_is_room(self, generation: Generation) -> bool:
         """Writes a generation, waiting for room on a full disk; False when closing comes first."""
@@ -243,8 +255,12 @@ class SeenIndex:
         with self._changed:
             if mark.commit_no and (not self._marks or self._marks[-1][0] < mark.commit_no):
                 self._marks.append((mark.commit_no, self._keys_written))
-            while len(self._marks) > 1 and self._marks[0][1] + self._keys_flushed_after < self._keys_written:
+            while self._marks and self._marks[0][0] < self._done.commit_no and self._is_flushed(self._marks[0][1]):
                 self._marks.popleft()
+
+    def _is_flushed(self, keys_written: int) -> bool:
+        """Whether so much was written since that what was written by then has left the memtables."""
+        return keys_written + self._keys_flushed_after < self._keys_written
 
     def _write_when_not_stalled(self, batch: Any) -> None:
         """RocksDB refuses rather than blocks while it is stalled (the GIL is held in there), and is asked again."""
@@ -253,7 +269,7 @@ class SeenIndex:
                 self._database.write(batch, self._write_options)
             except Exception as error:  # rocksdict has no error class of its own
                 if "stall" not in str(error).lower() and "Incomplete" not in str(error):
-                    raise _translated(error) from error
+                    raise self._condemned(error) from error
             else:
                 return
             threading.Event().wait(_STALL_WAIT_S)
@@ -266,18 +282,17 @@ class SeenIndex:
         except Exception as error:  # rocksdict has no error class of its own
             raise _translated(error) from error
         with self._changed:
-            while len(self._marks) > 1:
+            while self._marks and self._marks[0][0] < self._done.commit_no:
                 self._marks.popleft()
 
     # Opening and closing
 
     def binding(self) -> Binding | None:
         """What the index says about itself; None when it is empty or cannot be read."""
-        answers: Any = self._database.get([_MARK_KEY])
-        value = answers[0]
         try:
-            return None if value is None else msgspec.msgpack.decode(value, type=Binding)
-        except msgspec.MsgspecError:
+            answers: Any = self._database.get([_MARK_KEY])
+            return None if answers[0] is None else msgspec.msgpack.decode(answers[0], type=Binding)
+        except Exception:  # noqa: BLE001  # rocksdict has no error class; an index that does not answer is rebuilt
             return None
 
     @property
@@ -296,6 +311,13 @@ class SeenIndex:
         self._done = binding.done
         self._remember(binding.done)
         self._remember(binding.upto)
+
+    def _condemned(self, error: Exception) -> SekaliError:
+        """The error, translated. An index that is damaged is marked, so that the next opening makes it anew."""
+        if "Corruption" in str(error):
+            with suppress(OSError):
+                self._damaged_path.touch()
+        return _translated(error)
 
     def disk_bytes(self) -> int:
         """Bytes of the index's tables; what is in memory still is not counted."""
@@ -317,7 +339,9 @@ def _open(path: Path, memtable_bytes: int) -> Rdict:
     """Opens the index; one that RocksDB itself cannot read is thrown away, since it can be rebuilt."""
     try:
         return Rdict(str(path), _options(memtable_bytes))
-    except Exception:  # noqa: BLE001  # rocksdict has no error class; what else is wrong shows again below
+    except Exception as error:  # rocksdict has no error class of its own
+        if any(passing in str(error) for passing in _PASSING_TROUBLE):
+            raise StoreUnusable(f"The seen index at {path} cannot be opened: {error}") from error
         _remove(path)
     try:
         return Rdict(str(path), _options(memtable_bytes))

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
+import apsw
+
 from sekali.errors import (
     DiskFull,
     Draining,
@@ -36,6 +38,7 @@ from sekali.errors import (
     SekaliError,
     StoreCorrupt,
     StoreUnusable,
+    unexpected,
 )
 from sekali.event import BatchOutcome, EventBatch, ReadQuery, SeenAnswer, StoredEvents, StoreTotals, TopicFigures
 from sekali.settings import Settings
@@ -109,6 +112,8 @@ class Store:
                 raise
             except SekaliError as error:
                 raise StoreUnusable(f"{path}: {error.detail}") from error
+            except (apsw.Error, OSError) as error:
+                raise StoreUnusable(f"{path} cannot be opened: {error}") from error
             undo.pop_all()
 
     def _open_parts(self, sizes: RunSizes, undo: ExitStack) -> None:
@@ -131,7 +136,14 @@ class Store:
             self._log, totals, self._topics, self._tail, self._seen, self._reader, settings.topics_max
         )
         self._maintenance = Maintenance(
-            self._log, self._appender, self._topics, self._tail, self._seen, sizes, self._fail
+            self._log,
+            self._appender,
+            self._topics,
+            self._tail,
+            self._seen,
+            sizes,
+            self._fail,
+            self._refuse_when_stopped,
         )
         adopt(self._log, self._seen)
         self._catch_up: CatchUp | None = CatchUp(self._log, totals, self._reader, self._seen)
@@ -155,6 +167,8 @@ class Store:
                 self._start()
         except SekaliError as error:
             self._fail(error)
+        except BaseException as error:  # noqa: BLE001  (a thread must not end unheard)
+            self._fail(unexpected("catching up", error))
 
     # Appending
 
@@ -164,7 +178,11 @@ class Store:
         Raises IndexRebuilding, Draining (the store has stopped), Overloaded (the index lags), StoreCorrupt.
         """
         self._refuse_when_unable()
-        return self._appender.prepare(batches)
+        try:
+            return self._appender.prepare(batches)
+        except OutcomeUnknown as error:
+            self._fail(error)  # the seen index is damaged: it is made anew at the next start
+            raise
 
     def commit(self, group: PreparedGroup, stamp_us: int) -> list[BatchOutcome]:
         """Writes a prepared group in its turn: one outcome per batch, in order.
@@ -183,7 +201,7 @@ class Store:
             except SekaliError:
                 raise  # said before anything was written
             except BaseException as error:
-                unknown = OutcomeUnknown(f"The store met the impossible ({type(error).__name__}).", retry_after_s=5)
+                unknown = unexpected("a commit", error)
                 self._fail(unknown)
                 raise unknown from error
         self._maintenance.notice()
@@ -195,9 +213,12 @@ class Store:
             return [BatchOutcome(()) for _ in batches]
         return self.commit(self.prepare(batches), stamp_us)
 
-    def _refuse_when_unable(self) -> None:
+    def _refuse_when_stopped(self) -> None:
         if self.failed is not None:
             raise Draining("The store has stopped after an error; the server is shutting down.", retry_after_s=5)
+
+    def _refuse_when_unable(self) -> None:
+        self._refuse_when_stopped()
         self._refuse_while_catching_up()
         if self._seen.unwritten_keys > self._settings.unindexed_events_max:
             raise Overloaded("The seen index is behind; nothing was stored.", retry_after_s=1)
@@ -339,9 +360,10 @@ class Store:
             self._maintenance.close()
             with self._appender.turn:
                 self.failed = self.failed or Draining("The store is closed.")
-                self._seen.close()
-                self._log.close()
-            self._guard.release()
+                with ExitStack() as closing:  # whatever one of them raises, the others are let go of
+                    closing.callback(self._guard.release)
+                    closing.callback(self._log.close)
+                    closing.callback(self._seen.close)
 
 
 def _real_path(path: Path) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
+from sekali.errors import StoreCorrupt
 from sekali.event import StoredEvents
 from sekali.store.block import Columns, decode_block, pick
 from sekali.store.topics import TopicBook
@@ -69,10 +70,12 @@ class Scan:
 def matching(window: Window, scan: Scan, topics: TopicBook) -> StoredEvents:
     """The window's events that match, in the order asked for, at most as many as the limit leaves."""
     parts: list[StoredEvents] = []
+    held = 0
     for row in window.rows:
         columns, offsets = decoded(row)
         stamps: Sequence[int] = columns.received_at_us or [row.stamp_us or 0] * row.events
         positions = _positions(row, columns, offsets, window, scan)
+        held += len(positions)
         if scan.source is not None:
             positions = [i for i in positions if columns.sources[i] == scan.source]
         if scan.since_us is not None:
@@ -82,6 +85,8 @@ def matching(window: Window, scan: Scan, topics: TopicBook) -> StoredEvents:
         if positions:
             names = [topics.name(topic_id) for topic_id in row.topic_ids]
             parts.append(_stored(columns, offsets, stamps, names, positions))
+    if not scan.topic_ids and held != window.high - window.low + 1:  # offsets have no gap
+        raise StoreCorrupt(f"Events are missing between offsets {window.low} and {window.high}. Restore a backup.")
     return _in_order(parts, scan.descending, scan.left)
 
 
