@@ -319,10 +319,6 @@ class SeenIndex:
                 self._damaged_path.touch()
         return _translated(error)
 
-    def disk_bytes(self) -> int:
-        """Bytes of the index's tables; what is in memory still is not counted."""
-        return int(self._database.property_int_value("rocksdb.live-sst-files-size") or 0)
-
     def close(self) -> None:
         """Writes what is left, flushes, and lets go of the directory."""
         with self._changed:
