@@ -190,10 +190,8 @@ class Hub:
             reasons.append(f"the store has stopped: {self.failed.detail}")
         elif self.draining:
             reasons.append("the server is shutting down")
-        if not store.writable and self.failed is None:
-            reasons.append(store.reason or "the store takes no writes")
-        if not store.index_ready:
-            reasons.append(f"the seen index is being rebuilt: {store.index_done} of {store.index_total} keys")
+        if store.refusal is not None and self.failed is None:
+            reasons.append(store.refusal.detail.removesuffix("."))
         if not self._intake.has_room:
             reasons.append("the intake is full")
         return HubReadiness(tuple(reasons), store.index_done, store.index_total)

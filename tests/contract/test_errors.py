@@ -79,11 +79,14 @@ def test_too_little_free_space_is_a_full_disk_until_there_is_clearly_more(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
     taken = []
     for free in (1000, 499, 600, 799, 800, 600, 400, 799, 900):  # noqa: B007  (the disk's free space from here on)
+        refusal = store.readiness().refusal
+        assert refusal is None or isinstance(refusal, DiskFull)
         try:
             append(store, 1, f"free-{len(taken)}")
             taken.append(True)
         except DiskFull:
             taken.append(False)
+        assert taken[-1] == (refusal is None), "readiness says what a publish meets"
     assert taken == [True, False, False, False, True, True, False, False, True]
     assert store.totals().received == 4
 
@@ -115,7 +118,7 @@ def test_after_an_unknown_outcome_nothing_is_written_and_reopening_decides(
         with pytest.raises(Draining):
             append(store, 1, "later")
     assert failures == [store.failed]
-    assert not store.readiness().writable
+    assert isinstance(store.readiness().refusal, Draining)
     assert [row.offset for row in rows(store.read(EVERYTHING))][:3] == [1, 2, 3]
     store.close()
     store = open_store()
@@ -202,6 +205,37 @@ def test_a_store_with_damaged_figures_is_refused(
     for _ in range(2):
         with pytest.raises(StoreUnusable, match="backup"):
             open_store()
+
+
+@pytest.mark.parametrize("column", ["first_commit", "last_commit", "last_offset", "last_at_us", "last_block", "chain"])
+def test_a_store_with_a_damaged_run_is_refused_and_left_as_it_is(
+    open_store: OpenStore, db_path: Path, column: str
+) -> None:
+    """What a run says decides which commits are removed as its leftovers."""
+    store = open_store(small_runs=True)
+    for number in range(20):
+        append(store, 100, f"g{number}")
+    compact_fully(store)
+    store.close()
+    flip(db_path, "runs", column, "run_no", 2)
+    before = db_path.read_bytes()
+    with pytest.raises(StoreUnusable, match="backup"):
+        open_store(small_runs=True)
+    assert db_path.read_bytes() == before
+
+
+def test_a_missing_run_is_found_at_opening(open_store: OpenStore, db_path: Path) -> None:
+    store = open_store(small_runs=True)
+    for number in range(20):
+        append(store, 100, f"g{number}")
+    compact_fully(store)
+    store.close()
+    connection = sqlite3.connect(db_path)
+    with connection:
+        connection.execute("DELETE FROM runs WHERE run_no = 2")
+    connection.close()
+    with pytest.raises(StoreUnusable, match="missing"):
+        open_store(small_runs=True)
 
 
 def test_a_damaged_run_is_found_when_the_index_is_rebuilt_from_it(open_store: OpenStore, db_path: Path) -> None:

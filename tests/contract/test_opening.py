@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sekali.errors import OutcomeUnknown, SekaliError, StoreLocked, StoreUnusable
+from sekali.errors import Draining, OutcomeUnknown, SekaliError, StoreLocked, StoreUnusable
 from sekali.event import ReadQuery
 from sekali.store.store import Store
 from tests.contract.conftest import OpenStore
@@ -221,7 +221,7 @@ def refuses_for_good(store: Store) -> None:
     with pytest.raises(SekaliError):
         append(store, 1, "after")
     assert isinstance(store.failed, SekaliError)
-    assert not store.readiness().writable
+    assert isinstance(store.readiness().refusal, Draining)
 
 
 def test_a_group_is_not_acknowledged_once_the_file_was_unlinked(open_store: OpenStore, db_path: Path) -> None:

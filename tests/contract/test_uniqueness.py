@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import zlib
 
 import pytest
 
@@ -221,6 +222,14 @@ def test_a_payload_that_differs_as_a_json_value_is_a_conflict(
     assert told(store, batch(Sent("t", "later", again))) == [[(CONFLICT, 2)]]
     assert rows([store.event("t", "later")])[0].payload == first
     assert store.totals().conflicts == 3
+
+
+def test_two_payloads_with_the_same_crc_are_a_conflict(store: Store) -> None:
+    """A fingerprint that a sender can compute would let it slip another payload in as a plain duplicate."""
+    one, other = b'{"order":"199c86b8","amount":584105}', b'{"order":"29b76784","amount":974705}'
+    assert zlib.crc32(one) == zlib.crc32(other)
+    first, again = Sent("t", "x", one), Sent("t", "x", other)
+    assert told(store, batch(first), batch(again)) == [[(STORED, 1)], [(CONFLICT, 1)]]
 
 
 def test_timestamp_source_and_extra_members_make_no_conflict(store: Store) -> None:

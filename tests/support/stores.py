@@ -50,7 +50,7 @@ def compact_fully(store: Store) -> Store:
 
     def nothing_is_due() -> bool:
         store.compact()
-        return not due(store._tail.commits, store._maintenance._sizes)
+        return not due(store._layout.now.commits, store._maintenance._sizes)
 
     wait_for(nothing_is_due, "every run that is due is made")
     return store

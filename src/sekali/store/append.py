@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
@@ -18,12 +18,13 @@ from typing import Final
 from sekali.errors import TooManyTopics
 from sekali.event import BatchOutcome, EventBatch
 from sekali.store.block import LEVEL_OF_COMMITS, Columns, encode_block, encode_integers, pick
-from sekali.store.decide import Decision, Digester, GroupColumns, columns_of, decide, fingerprints_of, receipts
+from sekali.store.decide import Decision, Digester, GroupColumns, columns_of, decide, receipts
+from sekali.store.layout import Layout
 from sekali.store.ledger import ledger_row
 from sekali.store.log import Log, Statement, Totals, update_totals
 from sekali.store.reader import Reader
 from sekali.store.seen import OFFSET_MAX, Generation, Mark, SeenIndex, pack_value
-from sekali.store.tail import CommitRow, Tail, tail_commit
+from sekali.store.tail import CommitRow, tail_commit
 from sekali.store.topics import TopicBook, insert_topics
 
 _CHAIN_HEAD: Final = struct.Struct("<QQQQ")
@@ -51,13 +52,20 @@ class Appender:
     """Owns the state that a commit changes. `turn` is held by whoever writes."""
 
     def __init__(
-        self, log: Log, totals: Totals, topics: TopicBook, tail: Tail, seen: SeenIndex, reader: Reader, topics_max: int
+        self,
+        log: Log,
+        totals: Totals,
+        topics: TopicBook,
+        layout: Layout,
+        seen: SeenIndex,
+        reader: Reader,
+        topics_max: int,
     ) -> None:
         self.turn = threading.Lock()
         self.totals = totals
         self._log = log
         self._topics = topics
-        self._tail = tail
+        self._layout = layout
         self._seen = seen
         self._reader = reader
         self._topics_max = topics_max
@@ -73,8 +81,9 @@ class Appender:
     def prepare(self, batches: Sequence[EventBatch]) -> PreparedGroup:
         """Everything that can be done before the group's turn. At least one event."""
         columns = columns_of(batches)
-        columns.digests = self.digester().digests(columns.topics, columns.event_ids)
-        columns.fingerprints = fingerprints_of(columns.payloads)
+        digester = self.digester()
+        columns.digests = digester.digests(columns.topics, columns.event_ids)
+        columns.fingerprints = digester.fingerprints(columns.payloads)
         found, captured = self._seen.find(columns.digests)
         return self._decided([len(batch) for batch in batches], columns, found, captured)
 
@@ -118,7 +127,7 @@ class Appender:
             block=encode_block(new, level=LEVEL_OF_COMMITS) if len(new) else None,
         )
 
-    def _stored_payloads(self, wanted: Sequence[tuple[str, int]]) -> Mapping[int, bytes]:
+    def _stored_payloads(self, wanted: Sequence[tuple[str, int]]) -> Iterator[tuple[int, bytes]]:
         return self._reader.payloads_at([(self._topics.ids[topic], offset) for topic, offset in wanted])
 
     def commit(self, group: PreparedGroup, stamp_us: int, before_answer: Callable[[], None]) -> list[BatchOutcome]:
@@ -188,7 +197,7 @@ class Appender:
         for topic_id, name in enumerate(new_names, len(self._topics) + 1):
             self._topics.add(name, topic_id)
         commit, changes = tail_commit(row)
-        self._tail.append(commit)
+        self._layout.append(commit)
         self._topics.apply(changes, row.stamp_us)
         self.totals = totals
         keys = {

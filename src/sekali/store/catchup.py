@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import apsw
 
 from sekali.event import ReadQuery
-from sekali.store.decide import Digester, fingerprints_of
+from sekali.store.decide import Digester
 from sekali.store.log import Log, Totals
 from sekali.store.reader import Reader
-from sekali.store.rows import check_row, rows_of, value_of
+from sekali.store.rows import value_of
+from sekali.store.runs import Run
 from sekali.store.seen import Binding, Mark, SeenIndex, pack_value
 
 _LOOK_UPS = (
@@ -47,8 +48,9 @@ def _holds(connection: apsw.Connection, mark: Mark) -> bool:
 class CatchUp:
     """Writes the keys of the events after the index's mark. Interrupted, it goes on from the last run it finished."""
 
-    def __init__(self, log: Log, totals: Totals, reader: Reader, seen: SeenIndex) -> None:
+    def __init__(self, log: Log, totals: Totals, runs: Sequence[Run], reader: Reader, seen: SeenIndex) -> None:
         self._log = log
+        self._runs = runs
         self._reader = reader
         self._seen = seen
         self._target = Mark(totals.commit_no, totals.chain, totals.last_offset)
@@ -74,7 +76,7 @@ class CatchUp:
                 if self._stopped.is_set():
                     return False
                 digests = digester.digests(events.topics, events.event_ids)
-                entries = zip(digests, events.offsets, fingerprints_of(events.payloads), strict=True)
+                entries = zip(digests, events.offsets, digester.fingerprints(events.payloads), strict=True)
                 keys = {digest: pack_value(offset, fingerprint) for digest, offset, fingerprint in entries}
                 self._seen.write(keys, self._seen.done, self._target)
                 self.done_offset = events.offsets[-1]
@@ -83,15 +85,8 @@ class CatchUp:
 
     def _marks(self) -> Iterator[Mark]:
         """Where the index may be said to be complete: at the end of each run, and of the log."""
-        with self._log.snapshot() as connection:
-            rows = rows_of(
-                connection,
-                """SELECT run_no, first_commit, last_commit, first_offset, last_offset, first_at_us, last_at_us,
-                          first_block, last_block, chain, checksum FROM runs WHERE last_offset > ? ORDER BY run_no""",
-                self.done_offset,
-            )
-        for *columns, checksum in rows:
-            check_row(f"run {columns[0]}", checksum, *columns)
-            yield Mark(columns[2], columns[9], columns[4])
+        for run in self._runs:
+            if run.last_offset > self.done_offset:
+                yield Mark(run.last_commit, run.chain, run.last_offset)
         if self._seen.done != self._target:
             yield self._target

@@ -17,6 +17,7 @@ import apsw
 from sekali.store.block import LEVEL_OF_RUNS, Columns, decode_block, decode_integers, encode_block, encode_integers
 from sekali.store.log import Log, Statement
 from sekali.store.rows import row_checksum, value_of
+from sekali.store.runs import Run
 from sekali.store.tail import FIELDS_PER_TOPIC, CommitRow, TailCommit, commit_rows
 
 RUN_EVENTS: Final = 16_384
@@ -33,7 +34,6 @@ _DELETE_COMMITS_PER_STEP: Final = 256
 
 _INSERT_BLOCK: Final = "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_TOPIC_BLOCK: Final = "INSERT INTO topic_blocks VALUES (?, ?, ?, ?, ?, ?)"
-_INSERT_RUN: Final = "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_MARK: Final = "INSERT OR REPLACE INTO index_marks VALUES (?, ?, ?, ?)"
 
 
@@ -50,11 +50,9 @@ class RunSizes:
 class RunDraft:
     """A run that is built and not yet written."""
 
-    first_commit: int
-    last_commit: int
+    run: Run
     topic_ids: list[int]
     """All topics that its commits name, also those with duplicates only."""
-    run_row: tuple[Any, ...]
     block_steps: list[list[Statement]]
 
 
@@ -76,41 +74,33 @@ def due(commits: Sequence[TailCommit], sizes: RunSizes) -> list[TailCommit]:
     return []
 
 
-def build_run(log: Log, commits: Sequence[TailCommit], sizes: RunSizes) -> RunDraft:
-    """Reads, sorts and compresses. Raises StoreCorrupt when a commit is damaged."""
+def build_run(log: Log, runs: Sequence[Run], commits: Sequence[TailCommit], sizes: RunSizes) -> RunDraft:
+    """Reads, sorts and compresses the run that comes after `runs`. Raises StoreCorrupt when a commit is damaged."""
     first, last = commits[0], commits[-1]
+    run_no, first_block = (runs[-1].run_no + 1, runs[-1].last_block + 1) if runs else (1, 1)
     with log.snapshot() as connection:
         rows = commit_rows(connection, first.commit_no, last.commit_no)
-        run_no, first_block = _next_numbers(connection)
     assert len(rows) == len(commits), "nobody else takes commits out of the tail"
     topic_ids, events = _gathered(rows)
     places = sorted(range(len(events)), key=topic_ids.__getitem__)  # stable: by offset within a topic
     blocks = list(_blocks(events, topic_ids, places, run_no, first_block, sizes))
-    columns = (
-        run_no,
-        first.commit_no,
-        last.commit_no,
-        first.first_offset,
-        last.last_offset,
-        first.stamp_us,
-        last.stamp_us,
-        first_block,
-        first_block + len(blocks) - 1,
-        last.chain,
-    )
-    return RunDraft(
+    run = Run(
+        run_no=run_no,
         first_commit=first.commit_no,
         last_commit=last.commit_no,
+        first_offset=first.first_offset,
+        last_offset=last.last_offset,
+        first_at_us=first.stamp_us,
+        last_at_us=last.stamp_us,
+        first_block=first_block,
+        last_block=first_block + len(blocks) - 1,
+        chain=last.chain,
+    )
+    return RunDraft(
+        run=run,
         topic_ids=sorted({topic_id for commit in commits for topic_id in commit.topic_ids}),
-        run_row=(*columns, row_checksum(*columns)),
         block_steps=_steps(blocks),
     )
-
-
-def _next_numbers(connection: apsw.Connection) -> tuple[int, int]:
-    run_no = value_of(connection, "SELECT max(run_no) FROM runs") or 0
-    block_no = value_of(connection, "SELECT max(last_block) FROM runs") or 0
-    return run_no + 1, block_no + 1
 
 
 def _gathered(rows: Sequence[CommitRow]) -> tuple[list[int], Columns]:
@@ -200,7 +190,7 @@ def go_live(draft: RunDraft, marks: Sequence[TailCommit]) -> list[Statement]:
     """The step after which the run answers for its commits. `marks`: those that the seen index may still name."""
     rows = [(mark.commit_no, mark.chain, mark.last_offset) for mark in marks]
     return [
-        (_INSERT_RUN, [draft.run_row]),
+        draft.run.insertion(),
         (_INSERT_MARK, [(*row, row_checksum(*row)) for row in rows]),
     ]
 
@@ -208,15 +198,14 @@ def go_live(draft: RunDraft, marks: Sequence[TailCommit]) -> list[Statement]:
 def deletions(draft: RunDraft, oldest_mark: int) -> Iterator[list[Statement]]:
     """The steps that drop the commits a live run has taken over, and marks that the index can't name any more."""
     yield [("DELETE FROM index_marks WHERE commit_no < ?", [(oldest_mark,)])]
-    for start in range(draft.first_commit, draft.last_commit + 1, _DELETE_COMMITS_PER_STEP):
-        end = min(start + _DELETE_COMMITS_PER_STEP - 1, draft.last_commit)
+    for start in range(draft.run.first_commit, draft.run.last_commit + 1, _DELETE_COMMITS_PER_STEP):
+        end = min(start + _DELETE_COMMITS_PER_STEP - 1, draft.run.last_commit)
         yield [("DELETE FROM commits WHERE commit_no BETWEEN ? AND ?", [(start, end)])]
 
 
-def leftovers(connection: apsw.Connection) -> list[list[Statement]]:
+def leftovers(connection: apsw.Connection, runs: Sequence[Run]) -> list[list[Statement]]:
     """Steps that remove what a killed compaction left: blocks of no run, commits of a live one."""
-    last_block = value_of(connection, "SELECT max(last_block) FROM runs") or 0
-    last_commit = value_of(connection, "SELECT max(last_commit) FROM runs") or 0
+    last_commit, last_block = (runs[-1].last_commit, runs[-1].last_block) if runs else (0, 0)
     steps: list[list[Statement]] = []
     if value_of(connection, "SELECT 1 FROM blocks WHERE block_no > ? LIMIT 1", last_block):
         steps.append(

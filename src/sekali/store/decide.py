@@ -6,12 +6,13 @@ Pure given the answers of the seen index. Within a group each key is resolved on
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import chain
 from typing import Final
-from zlib import crc32
+
+from xxhash import xxh3_64_intdigest
 
 from sekali.event import EventBatch, ReceiptStatus
 from sekali.json_value import same_json_value
@@ -19,6 +20,7 @@ from sekali.store.seen import unpack_value
 
 _TOPIC_HASHERS_MAX: Final = 4096
 _ERASED: Final = 0
+_FINGERPRINT_MASK: Final = 0xFFFFFFFF
 
 
 @dataclass(slots=True)
@@ -60,11 +62,15 @@ class Decision:
 
 
 class Digester:
-    """Keyed BLAKE2b-128 (RFC 7693) of topic, NUL, event_id: no name holds a NUL. Not thread-safe: one per thread."""
+    """Digests of keys and fingerprints of payloads, under the store's secret key. Not thread-safe: one per thread.
+
+    A key's digest is BLAKE2b-128 (RFC 7693) of topic, NUL, event_id: no name holds a NUL.
+    """
 
     def __init__(self, key: bytes) -> None:
         self._key = key
         self._of_topic: dict[str, blake2b] = {}
+        self._fingerprint_seed = int.from_bytes(blake2b(b"fingerprint", digest_size=8, key=key).digest())
 
     def digests(self, topics: Sequence[str], event_ids: Sequence[str]) -> list[bytes]:
         """16 bytes per event. A hasher that has taken in topic and NUL is copied: half the time of starting anew."""
@@ -80,6 +86,16 @@ class Digester:
             append(hasher.digest())
         return digests
 
+    def fingerprints(self, payloads: Sequence[bytes]) -> list[int]:
+        """The lower half of each payload's XXH3-64, seeded in secret; never 0, which stands for an erased one.
+
+        Equal fingerprints are taken for equal payloads; different ones are compared as JSON values. So one conflict in
+        2^32 is told as a plain duplicate, which nobody can bring about without the seed; and no re-serialised retry is
+        told as a conflict.
+        """
+        seed = self._fingerprint_seed
+        return [xxh3_64_intdigest(payload, seed) & _FINGERPRINT_MASK or 1 for payload in payloads]
+
     def _hasher(self, topic: str) -> blake2b:
         hasher = self._of_topic.get(topic)
         if hasher is None:
@@ -87,15 +103,6 @@ class Digester:
                 self._of_topic.clear()
             hasher = self._of_topic[topic] = blake2b(topic.encode() + b"\0", digest_size=16, key=self._key)
         return hasher
-
-
-def fingerprints_of(payloads: Sequence[bytes]) -> list[int]:
-    """CRC-32 of each payload's bytes, never 0: that stands for an erased one.
-
-    Equal fingerprints are taken for equal payloads; different ones are compared as JSON values. So one conflict in
-    2^32 is told as a plain duplicate, and no re-serialised retry is told as a conflict.
-    """
-    return [crc32(payload) or 1 for payload in payloads]
 
 
 def columns_of(batches: Sequence[EventBatch]) -> GroupColumns:
@@ -118,8 +125,8 @@ def columns_of(batches: Sequence[EventBatch]) -> GroupColumns:
     )
 
 
-StoredPayloads = Callable[[Sequence[tuple[str, int]]], Mapping[int, bytes]]
-"""Payloads by offset, for (topic, offset) pairs."""
+StoredPayloads = Callable[[Sequence[tuple[str, int]]], Iterable[tuple[int, bytes]]]
+"""(offset, payload) once for each of these (topic, offset) pairs. Not all are held at a time: they may be large."""
 
 
 def decide(group: GroupColumns, found: Mapping[bytes, int], stored_payloads: StoredPayloads) -> Decision:
@@ -150,10 +157,12 @@ def decide(group: GroupColumns, found: Mapping[bytes, int], stored_payloads: Sto
         decision.duplicates.append(Duplicate(place, 0, new_place, differs))
     decision.new_places = new_places
     if to_compare:
-        stored = stored_payloads([(group.topics[each.place], each.offset) for each in to_compare])
+        by_offset: dict[int, list[Duplicate]] = {}
         for duplicate in to_compare:
-            payload = bytes(group.payloads[duplicate.place])
-            duplicate.is_conflict = not same_json_value(stored[duplicate.offset], payload)
+            by_offset.setdefault(duplicate.offset, []).append(duplicate)
+        for offset, stored in stored_payloads([(group.topics[each.place], each.offset) for each in to_compare]):
+            for duplicate in by_offset[offset]:
+                duplicate.is_conflict = not same_json_value(stored, bytes(group.payloads[duplicate.place]))
     return decision
 
 

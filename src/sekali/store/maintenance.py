@@ -9,9 +9,9 @@ from typing import Final
 from sekali.errors import DiskFull, Draining, SekaliError, unexpected
 from sekali.store.append import Appender
 from sekali.store.compaction import RunDraft, RunSizes, build_run, deletions, due, go_live, leftovers
+from sekali.store.layout import Layout
 from sekali.store.log import Log, Statement
 from sekali.store.seen import SeenIndex
-from sekali.store.tail import Tail
 from sekali.store.topics import TopicBook
 
 _TOPICS_PER_STEP: Final = 1_000
@@ -26,7 +26,7 @@ class Maintenance:
         log: Log,
         appender: Appender,
         topics: TopicBook,
-        tail: Tail,
+        layout: Layout,
         seen: SeenIndex,
         sizes: RunSizes,
         on_failure: Callable[[SekaliError], None],
@@ -35,7 +35,7 @@ class Maintenance:
         self._log = log
         self._appender = appender
         self._topics = topics
-        self._tail = tail
+        self._layout = layout
         self._seen = seen
         self._sizes = sizes
         self._on_failure = on_failure
@@ -50,8 +50,8 @@ class Maintenance:
 
     def notice(self) -> None:
         """Tells that a commit was made: wakes the thread when there is something to do."""
-        tail = self._tail
-        full = tail.events >= self._sizes.run_events or len(tail.commits) >= self._sizes.run_commits_max
+        layout, sizes = self._layout, self._sizes
+        full = layout.tail_events >= sizes.run_events or len(layout.now.commits) >= sizes.run_commits_max
         if full or self._log.checkpoint_is_due:
             self._wake.set()
 
@@ -73,7 +73,7 @@ class Maintenance:
                 while self.compact() and not self._is_closing:
                     self.checkpoint_when_large()
                 self.checkpoint_when_large()
-                waits_for_index = bool(due(self._tail.commits, self._sizes))
+                waits_for_index = bool(due(self._layout.now.commits, self._sizes))
             except DiskFull:
                 waits_for_index = True  # publishing is refused meanwhile; try again when there is room
             except Draining:
@@ -88,11 +88,11 @@ class Maintenance:
     def compact(self) -> bool:
         """Makes one run if one is due; whether it did. Commits that the index lacks stay: it may still name them."""
         with self._one_at_a_time:
-            commits = due(self._tail.commits, self._sizes)
+            commits = due(self._layout.now.commits, self._sizes)
             if not commits or commits[-1].commit_no > self._seen.done.commit_no:
                 return False
             self._remove_leftovers()
-            draft = build_run(self._log, commits, self._sizes)
+            draft = build_run(self._log, self._layout.now.runs, commits, self._sizes)
             for step in draft.block_steps:
                 self._write(step)
             self._fold(draft)
@@ -100,7 +100,7 @@ class Maintenance:
             with self._appender.turn:
                 self._refuse_when_stopped()
                 self._log.write(go_live(draft, [commit for commit in commits if commit.commit_no in marks]))
-                self._tail.drop_through(draft.last_commit)
+                self._layout.take_over(draft.run)
             for step in deletions(draft, min(marks, default=0)):
                 self._write(step)
             return True
@@ -108,7 +108,7 @@ class Maintenance:
     def _remove_leftovers(self) -> None:
         """Of a compaction that a full disk cut short: its blocks' numbers are about to be used again."""
         with self._log.snapshot() as connection:
-            steps = leftovers(connection)
+            steps = leftovers(connection, self._layout.now.runs)
         for step in steps:
             self._write(step)
 

@@ -15,14 +15,18 @@ import apsw
 from sekali.errors import StoreCorrupt
 from sekali.event import ReadQuery, StoredEvents
 from sekali.store.block import decode_integers
+from sekali.store.layout import Layout, Places
 from sekali.store.log import Log
-from sekali.store.rows import check_row, rows_of, value_of
-from sekali.store.tail import CommitRow, Tail, TailCommit, commit_rows, first_reaching
+from sekali.store.rows import check_row, rows_of
+from sekali.store.runs import Run, first_offset_from, last_offset_before, run_holding
+from sekali.store.tail import CommitRow, TailCommit, commit_rows, first_reaching
 from sekali.store.topics import TopicBook
 from sekali.store.window import WINDOW_EVENTS, Loaded, Scan, Window, decoded, matching, part_of
 
 _ENTRIES_PER_TOPIC: Final = 64
 _TAIL_BYTES_MAX: Final = 8 * 1024 * 1024
+_BLOCKS_MAX: Final = 32
+"""Of a window over runs, which goes on to the end of the run it has come to: a block is some 2 MiB decompressed."""
 YIELD_EVENTS_MAX: Final = 8_192
 
 
@@ -37,12 +41,12 @@ class _Entry:
 
 
 class Reader:
-    """Thread-safe: it only reads the log, the tail's list and the topics' names."""
+    """Thread-safe: it only reads the log, its layout and the topics' names."""
 
-    def __init__(self, log: Log, topics: TopicBook, tail: Tail) -> None:
+    def __init__(self, log: Log, topics: TopicBook, layout: Layout) -> None:
         self._log = log
         self._topics = topics
-        self._tail = tail
+        self._layout = layout
         self.blocks_read = 0
         """Blocks and commit rows decoded since opening; a statistic that shows what a read cost."""
 
@@ -86,35 +90,39 @@ class Reader:
             raise StoreCorrupt(f"The event at offset {offset} is missing from the log. Restore the file from a backup.")
         return events
 
-    def payloads_at(self, wanted: Iterable[tuple[int, int]]) -> dict[int, bytes]:
-        """Payloads by offset for (topic_id, offset) pairs; neighbours are read together."""
-        ordered = sorted(wanted, key=lambda pair: pair[1])
-        offsets_wanted = {offset for _, offset in ordered}
-        payloads: dict[int, bytes] = {}
+    def payloads_at(self, wanted: Iterable[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
+        """(offset, payload) once for each of the (topic_id, offset) pairs; neighbours are read together.
+
+        Holds the payloads of one window at a time. Raises StoreCorrupt when one is missing.
+        """
+        ordered = sorted(set(wanted), key=lambda pair: pair[1])
+        left = {offset for _, offset in ordered}
         for topic_id, offset in ordered:
-            if offset not in payloads:
-                scan = Scan(frozenset((topic_id,)), None, None, None, False, offset, offset, 1)
-                for row in self._next_window(scan).rows:
-                    columns, offsets = decoded(row)
-                    neighbours = zip(offsets, columns.payloads, strict=True)
-                    payloads.update(pair for pair in neighbours if pair[0] in offsets_wanted)
-                if offset not in payloads:
-                    raise StoreCorrupt(f"The event at offset {offset} is missing. Restore the file from a backup.")
-        return payloads
+            if offset not in left:
+                continue
+            scan = Scan(frozenset((topic_id,)), None, None, None, False, offset, offset, 1)
+            for row in self._next_window(scan).rows:
+                columns, offsets = decoded(row)
+                for found, payload in zip(offsets, columns.payloads, strict=True):
+                    if found in left:
+                        left.remove(found)
+                        yield found, payload
+            if offset in left:
+                raise StoreCorrupt(f"The event at offset {offset} is missing. Restore the file from a backup.")
 
     # Choosing what to read next
 
     def _next_window(self, scan: Scan) -> Window:
         while True:
-            commits = self._tail.commits  # captured before the snapshot: what it lacks there, a run has
+            places = self._layout.now
+            live_through = places.live_through
             with self._log.snapshot() as connection:
-                live_through = _live_through(connection)
                 in_runs = scan.high <= live_through if scan.descending else scan.low <= live_through
                 if in_runs:
-                    window = self._window_of_runs(connection, scan, live_through)
+                    window = self._window_of_runs(connection, scan, places)
                 else:
-                    tail_window = self._window_of_tail(connection, scan, commits, live_through)
-                    if tail_window is None and commits is self._tail.commits:
+                    tail_window = self._window_of_tail(connection, scan, places)
+                    if tail_window is None and places is self._layout.now:
                         raise StoreCorrupt("Commits are missing from the log. Restore the file from a backup.")
                     if tail_window is None:
                         continue
@@ -124,12 +132,12 @@ class Reader:
             self.blocks_read += len(window.rows)
             return window
 
-    def _window_of_runs(self, connection: apsw.Connection, scan: Scan, live_through: int) -> Window:
-        low, high = scan.low, min(scan.high, live_through)
+    def _window_of_runs(self, connection: apsw.Connection, scan: Scan, places: Places) -> Window:
+        low, high = scan.low, min(scan.high, places.live_through)
         if scan.topic_ids:
             entries, low, high = _entries_of_topics(connection, scan, low, high)
         else:
-            entries, low, high = _entries_of_run(connection, scan, low, high)
+            entries, low, high = _entries_of_run(connection, scan, places.runs, low, high)
             if not scan.has_row_filter:  # every offset is a candidate, so the window need be no wider than the limit
                 low, high = (
                     (max(low, high - scan.want + 1), high) if scan.descending else (low, min(high, low + scan.want - 1))
@@ -139,7 +147,8 @@ class Reader:
         candidates = 0
         for place, entry in enumerate(entries):
             candidates += entry.events
-            if candidates >= scan.want and place + 1 < len(entries):
+            is_enough = candidates >= scan.want or place + 1 >= _BLOCKS_MAX
+            if is_enough and place + 1 < len(entries):
                 if scan.descending:
                     low = max(low, min(each.first_offset for each in entries[: place + 1]))
                 else:
@@ -150,11 +159,10 @@ class Reader:
         )
         return Window([_load_block(connection, block_no) for block_no in wanted], low, high)
 
-    def _window_of_tail(
-        self, connection: apsw.Connection, scan: Scan, commits: list[TailCommit], live_through: int
-    ) -> Window | None:
+    def _window_of_tail(self, connection: apsw.Connection, scan: Scan, places: Places) -> Window | None:
         """None when a compaction took commits away between the capture and the snapshot: look again."""
-        low, high = max(scan.low, live_through + 1), scan.high
+        commits = places.commits
+        low, high = max(scan.low, places.live_through + 1), scan.high
         span = commits[first_reaching(commits, low) : len(commits)]
         chosen: list[TailCommit] = []
         candidates = size = 0
@@ -183,46 +191,32 @@ class Reader:
 
     def _narrow_by_time(self, scan: Scan) -> None:
         """Skips runs and commits before `since` and after `until` by their time range: store time follows offsets."""
-        commits = self._tail.commits
-        with self._log.snapshot() as connection:
-            if scan.since_us is not None:
-                sql = "SELECT max(last_offset) FROM runs WHERE last_at_us < ?"
-                before = value_of(connection, sql, scan.since_us) or 0
-                earlier = [c.last_offset for c in commits if c.stamp_us < scan.since_us and c.events]
-                scan.low = max(scan.low, before + 1, earlier[-1] + 1 if earlier else 0)
-            if scan.until_us is not None:
-                sql = "SELECT min(first_offset) FROM runs WHERE first_at_us >= ? AND last_offset >= first_offset"
-                after = value_of(connection, sql, scan.until_us)
-                later = [c.first_offset for c in commits if c.stamp_us >= scan.until_us and c.events]
-                edges = [edge for edge in (after, later[0] if later else None) if edge is not None]
-                scan.high = min([scan.high, *(edge - 1 for edge in edges)])
+        places = self._layout.now
+        if scan.since_us is not None:
+            earlier = [commit.last_offset for commit in places.commits if commit.stamp_us < scan.since_us]
+            last_earlier = earlier[-1] if earlier else last_offset_before(places.runs, scan.since_us)
+            scan.low = max(scan.low, last_earlier + 1)
+        if scan.until_us is not None:
+            first_later = first_offset_from(places.runs, scan.until_us)
+            if first_later is None:
+                later = (commit.first_offset for commit in places.commits if commit.stamp_us >= scan.until_us)
+                first_later = next(later, None)
+            if first_later is not None:
+                scan.high = min(scan.high, first_later - 1)
 
 
-def _live_through(connection: apsw.Connection) -> int:
-    """The last offset that runs hold; after it comes the tail."""
-    return value_of(connection, "SELECT last_offset FROM runs ORDER BY run_no DESC LIMIT 1") or 0
-
-
-def _entries_of_run(connection: apsw.Connection, scan: Scan, low: int, high: int) -> tuple[list[_Entry], int, int]:
+def _entries_of_run(
+    connection: apsw.Connection, scan: Scan, runs: Sequence[Run], low: int, high: int
+) -> tuple[list[_Entry], int, int]:
     """The blocks of the run that reading has come to, and the part of low..high that they cover."""
-    edge = high if scan.descending else low
-    runs = rows_of(
-        connection,
-        """SELECT first_block, last_block, first_offset, last_offset FROM runs
-           WHERE last_offset >= ? AND first_offset <= ? ORDER BY last_offset LIMIT 1""",
-        edge,
-        edge,
-    )
-    if not runs:
-        raise StoreCorrupt(f"No run holds offset {edge}. Restore the file from a backup.")
-    first_block, last_block, first_offset, last_offset = runs[0]
+    run = run_holding(runs, high if scan.descending else low)
     rows = rows_of(
         connection,
         "SELECT block_no, first_offset, last_offset, events FROM blocks WHERE block_no BETWEEN ? AND ?",
-        first_block,
-        last_block,
+        run.first_block,
+        run.last_block,
     )
-    return [_Entry(*row) for row in rows], max(low, first_offset), min(high, last_offset)
+    return [_Entry(*row) for row in rows], max(low, run.first_offset), min(high, run.last_offset)
 
 
 _TOPIC_ENTRIES: Final = """

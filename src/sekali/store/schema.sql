@@ -64,7 +64,6 @@ CREATE TABLE runs (
     chain         BLOB    NOT NULL,   -- of last_commit
     checksum      INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX runs_by_last_offset ON runs (last_offset);
 
 CREATE TABLE blocks (
     block_no      INTEGER PRIMARY KEY,

@@ -18,7 +18,6 @@ The file tree tells the parts: `log` (SQLite), `seen` (RocksDB), `decide` and `a
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -45,14 +44,17 @@ from sekali.settings import Settings
 from sekali.store.append import Appender, PreparedGroup
 from sekali.store.catchup import CatchUp, adopt
 from sekali.store.compaction import RunSizes, leftovers
+from sekali.store.disk import FreeSpace
 from sekali.store.guard import FileIdentity, ProcessGuard
+from sekali.store.layout import Layout
 from sekali.store.ledger import LedgerEntry, ledger_entries
 from sekali.store.log import Log, Totals
 from sekali.store.maintenance import Maintenance
 from sekali.store.reader import Reader
 from sekali.store.rows import value_of
+from sekali.store.runs import Run, load_runs
 from sekali.store.seen import SeenIndex, unpack_value
-from sekali.store.tail import Tail, commit_rows, tail_commit
+from sekali.store.tail import commit_rows, tail_commit
 from sekali.store.topics import TopicBook
 
 _CATCH_UP_AT_ONCE_EVENTS: Final = 100_000
@@ -66,11 +68,11 @@ FailureListener = Callable[[SekaliError], None]
 class Readiness:
     """Whether events can be taken. `index_done` of `index_total` events are in the seen index."""
 
-    writable: bool
+    refusal: SekaliError | None
+    """What a publish would be refused with."""
     index_ready: bool
     index_done: int
     index_total: int
-    reason: str
 
 
 class Store:
@@ -99,7 +101,7 @@ class Store:
         self._settings = settings
         self._openings = 0
         self._listeners: list[FailureListener] = []
-        self._disk_was_full = False
+        self._free_space = FreeSpace(path.parent, settings.disk_free_bytes_min, settings.disk_free_bytes_resume)
         self.failed: SekaliError | None = None
         """Why the store has stopped, for good. Reads go on."""
         self._guard = ProcessGuard(path)
@@ -122,31 +124,32 @@ class Store:
         undo.callback(self._log.close)
         self._files = FileIdentity(self._path, self._log.wal_path)
         with self._log.snapshot() as connection:
-            steps = leftovers(connection)
+            runs = load_runs(connection)
+            steps = leftovers(connection, runs)
         for step in steps:
             self._log.write(step)
         totals = self._log.read_totals()
-        self._topics, self._tail = _load(self._log, totals)
-        self._reader = Reader(self._log, self._topics, self._tail)
+        self._topics, self._layout = _load(self._log, totals, runs)
+        self._reader = Reader(self._log, self._topics, self._layout)
         index_path = self._path.with_name(self._path.name + ".seen")
         identity = self._log.identity
         self._seen = SeenIndex(index_path, identity.store_id, settings.index_memtable_bytes, self._fail)
         undo.callback(self._seen.close)
         self._appender = Appender(
-            self._log, totals, self._topics, self._tail, self._seen, self._reader, settings.topics_max
+            self._log, totals, self._topics, self._layout, self._seen, self._reader, settings.topics_max
         )
         self._maintenance = Maintenance(
             self._log,
             self._appender,
             self._topics,
-            self._tail,
+            self._layout,
             self._seen,
             sizes,
             self._fail,
             self._refuse_when_stopped,
         )
         adopt(self._log, self._seen)
-        self._catch_up: CatchUp | None = CatchUp(self._log, totals, self._reader, self._seen)
+        self._catch_up: CatchUp | None = CatchUp(self._log, totals, runs, self._reader, self._seen)
         self._catching_up = threading.Thread(target=self._catch_up_aside, name="sekali-catch-up", daemon=True)
         if self._catch_up.events_left <= _CATCH_UP_AT_ONCE_EVENTS:
             self._catch_up.run()
@@ -175,7 +178,7 @@ class Store:
     def prepare(self, batches: Sequence[EventBatch]) -> PreparedGroup:
         """All that can be done before the group's turn, from any thread. At least one event among the batches.
 
-        Raises IndexRebuilding, Draining (the store has stopped), Overloaded (the index lags), StoreCorrupt.
+        Raises IndexRebuilding, Draining (the store has stopped), Overloaded (the index lags), DiskFull, StoreCorrupt.
         """
         self._refuse_when_unable()
         try:
@@ -188,11 +191,10 @@ class Store:
         """Writes a prepared group in its turn: one outcome per batch, in order.
 
         `stamp_us`: the command's time stamp; store time is the greater of it and the last one. Raises what `prepare`
-        raises, TooManyTopics and DiskFull (nothing stored), OutcomeUnknown (the store has stopped).
+        raises, TooManyTopics (nothing stored), OutcomeUnknown (the store has stopped).
         """
         with self._appender.turn:
             self._refuse_when_unable()
-            self._refuse_when_disk_is_full()
             try:
                 outcomes = self._appender.commit(group, stamp_us, self._check_file)
             except OutcomeUnknown as error:
@@ -217,31 +219,28 @@ class Store:
         if self.failed is not None:
             raise Draining("The store has stopped after an error; the server is shutting down.", retry_after_s=5)
 
-    def _refuse_when_unable(self) -> None:
-        self._refuse_when_stopped()
-        self._refuse_while_catching_up()
-        if self._seen.unwritten_keys > self._settings.unindexed_events_max:
-            raise Overloaded("The seen index is behind; nothing was stored.", retry_after_s=1)
-
-    def _refuse_while_catching_up(self) -> None:
+    def publish_refusal(self) -> SekaliError | None:
+        """What a group that came now would be refused with; None when it would be taken."""
+        if self.failed is not None:
+            return Draining("The store has stopped after an error; the server is shutting down.", retry_after_s=5)
         catch_up = self._catch_up
         if catch_up is not None:
-            raise IndexRebuilding(
-                f"The seen index is being rebuilt: {catch_up.done_offset} of {catch_up.total_offset} events. "
-                "Reading works meanwhile.",
-                retry_after_s=max(1, catch_up.events_left // 500_000),
+            return _index_rebuilding(catch_up)
+        behind = self._seen.unwritten_keys
+        if behind > self._settings.unindexed_events_max:
+            return Overloaded(
+                f"The seen index is {behind} events behind. Nothing is stored until it has caught up.", retry_after_s=1
             )
-
-    def _refuse_when_disk_is_full(self) -> None:
-        """Below one water mark publishing stops, above a higher one it goes on, so that it does not flap."""
         if self._seen.disk_is_full:
-            raise DiskFull("The disk of the seen index is full; nothing was stored.", retry_after_s=5)
-        free = shutil.disk_usage(self._path.parent).free
-        least = self._settings.disk_free_bytes_min
-        if free < (max(least, self._settings.disk_free_bytes_resume) if self._disk_was_full else least):
-            self._disk_was_full = True
-            raise DiskFull(f"Only {free} bytes are free on the disk of the store; nothing was stored.", retry_after_s=5)
-        self._disk_was_full = False
+            return DiskFull(
+                "The disk of the seen index is full. Nothing is stored until there is room.", retry_after_s=5
+            )
+        return self._free_space.refusal()
+
+    def _refuse_when_unable(self) -> None:
+        refusal = self.publish_refusal()
+        if refusal is not None:
+            raise refusal
 
     def _check_file(self) -> None:
         if not self._files.still_holds():
@@ -284,7 +283,9 @@ class Store:
 
     def seen(self, keys: Sequence[tuple[str, str]]) -> list[SeenAnswer]:
         """For each (topic, event_id) whether it is stored, and where. Raises IndexRebuilding."""
-        self._refuse_while_catching_up()
+        catch_up = self._catch_up
+        if catch_up is not None:
+            raise _index_rebuilding(catch_up)
         digests = self._appender.digester().digests([key[0] for key in keys], [key[1] for key in keys])
         found, _ = self._seen.find(digests)
         return [
@@ -329,17 +330,11 @@ class Store:
     def readiness(self) -> Readiness:
         total = self._appender.totals.last_offset
         catch_up = self._catch_up
-        reason = self.failed.detail if self.failed is not None else ""
-        if not reason and self._disk_was_full:
-            reason = "The disk is full."
-        if not reason and catch_up is not None:
-            reason = "The seen index is being rebuilt."
         return Readiness(
-            writable=self.failed is None and not self._disk_was_full,
+            refusal=self.publish_refusal(),
             index_ready=catch_up is None,
             index_done=total if catch_up is None else catch_up.done_offset,
             index_total=total,
-            reason=reason,
         )
 
     def compact(self) -> bool:
@@ -366,6 +361,14 @@ class Store:
                     closing.callback(self._seen.close)
 
 
+def _index_rebuilding(catch_up: CatchUp) -> IndexRebuilding:
+    return IndexRebuilding(
+        f"The seen index is being rebuilt: {catch_up.done_offset} of {catch_up.total_offset} events. "
+        "Nothing is stored until it is complete; reading works meanwhile.",
+        retry_after_s=max(1, catch_up.events_left // 500_000),
+    )
+
+
 def _real_path(path: Path) -> Path:
     """The file behind the name, its folders made. Raises StoreUnusable."""
     try:
@@ -380,9 +383,9 @@ def _real_path(path: Path) -> Path:
     return real
 
 
-def _load(log: Log, totals: Totals) -> tuple[TopicBook, Tail]:
-    """The topics with their exact figures, and the tail, from what the file holds. Raises StoreCorrupt."""
-    tail = Tail()
+def _load(log: Log, totals: Totals, runs: Sequence[Run]) -> tuple[TopicBook, Layout]:
+    """The topics with their exact figures, and where the events lie, from what the file holds. Raises StoreCorrupt."""
+    layout = Layout(runs)
     with log.snapshot() as connection:
         topics, folded = TopicBook.load(connection)
         first = value_of(connection, "SELECT min(commit_no) FROM commits")
@@ -390,9 +393,10 @@ def _load(log: Log, totals: Totals) -> tuple[TopicBook, Tail]:
         while start <= totals.commit_no:
             for row in commit_rows(connection, start, start + _LOAD_COMMITS - 1):
                 commit, changes = tail_commit(row)
-                tail.append(commit)
+                layout.append(commit)
                 topics.apply([each for each in changes if row.commit_no > folded[each.topic_id - 1]], row.stamp_us)
             start += _LOAD_COMMITS
-    if tail.commits and tail.commits[-1].chain != totals.chain:
+    commits = layout.now.commits
+    if commits and commits[-1].chain != totals.chain:
         raise StoreCorrupt("The totals and the last commit do not belong together. Restore the file from a backup.")
-    return topics, tail
+    return topics, layout

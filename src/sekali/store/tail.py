@@ -96,27 +96,6 @@ def tail_commit(row: CommitRow) -> tuple[TailCommit, list[TopicChange]]:
     return commit, changes
 
 
-class Tail:
-    """The commits of the tail, oldest first. Changed under the store's turn; read by anybody through `commits`."""
-
-    def __init__(self) -> None:
-        self.commits: list[TailCommit] = []
-        self.events = 0
-        self.raw_bytes = 0
-
-    def append(self, commit: TailCommit) -> None:
-        self.commits.append(commit)
-        self.events += commit.events
-        self.raw_bytes += commit.raw_bytes
-
-    def drop_through(self, commit_no: int) -> None:
-        """Forgets the commits that a run has taken over. Readers keep the list they hold."""
-        kept = [commit for commit in self.commits if commit.commit_no > commit_no]
-        self.commits = kept
-        self.events = sum(commit.events for commit in kept)
-        self.raw_bytes = sum(commit.raw_bytes for commit in kept)
-
-
 def first_reaching(commits: list[TailCommit], offset: int) -> int:
     """The place of the first commit that may hold this offset or a later one."""
     return bisect_left(commits, offset, key=_last_offset)
