@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -115,11 +115,11 @@ class Hub:
 
     # Writing
 
-    async def publish(self, batch: EventBatch) -> Published:
-        """See `Intake.publish`."""
+    def publish(self, batch: EventBatch) -> Coroutine[Any, Any, Published]:
+        """To be awaited. See `Intake.publish`."""
         if self._draining_since_s is not None:
             raise self.refusal()
-        return await self._intake.publish(batch)
+        return self._intake.publish(batch)
 
     def publish_now(self, batch: EventBatch) -> Published:
         """`publish` for a thread."""

@@ -153,9 +153,10 @@ def test_the_time_grows_with_the_text_alone(shape: str) -> None:
         text = HOSTILE[shape](n)
         best = float("inf")
         for _ in range(3):
-            start = time.process_time()
+            start = time.thread_time()
             assert same_json_value(text, text + b" ")
-            best = min(best, time.process_time() - start)
+            best = min(best, time.thread_time() - start)
         return best
 
-    assert seconds(32_000) < 24 * seconds(4_000) + 0.02
+    # A busy machine may spoil a try or two, but does not make a quadratic one look linear.
+    assert any(seconds(32_000) < 24 * seconds(4_000) + 0.02 for _ in range(5))

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from sekali.hub import Hub
 
@@ -30,13 +30,10 @@ class Cut(Enum):
 class Watched:
     """A request in a state that may not last. `cut` tells, once its task was cancelled, whether it was by us."""
 
-    __slots__ = ("cut", "cut_at_s", "cut_when_draining", "loop", "task")
+    __slots__ = ("cut", "cut_at_s", "cut_when_draining", "task")
 
-    def __init__(self, cut_at_s: float | None, *, cut_when_draining: bool) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def __init__(self, task: asyncio.Task[Any], cut_at_s: float | None, *, cut_when_draining: bool) -> None:
         self.task = task
-        self.loop = task.get_loop()
         self.cut_at_s = cut_at_s
         """`time.monotonic()`; may be moved at any time. None: no limit before draining."""
         self.cut_when_draining = cut_when_draining
@@ -61,7 +58,9 @@ class Deadlines:
 
     def enter(self, cut_at_s: float | None, *, cut_when_draining: bool = False) -> Watched:
         """Watch the current task until `leave`. On CancelledError ask `was_cut`."""
-        watched = Watched(cut_at_s, cut_when_draining=cut_when_draining)
+        task = asyncio.current_task()
+        assert task is not None, "what is watched is a task"
+        watched = Watched(task, cut_at_s, cut_when_draining=cut_when_draining)
         self._watched.add(watched)
         return watched
 
@@ -79,13 +78,14 @@ class Deadlines:
         drain_cut_at_s = self._hub.cut_at_s
         for watched in self._watched.copy():
             why = _due(watched, now_s, drain_cut_at_s)
-            if why is None or watched.loop.is_closed():
+            loop = watched.task.get_loop()
+            if why is None or loop.is_closed():
                 continue
             try:
-                watched.loop.call_soon_threadsafe(self._cut, watched, why)
+                loop.call_soon_threadsafe(self._cut, watched, why)
             except RuntimeError:
                 # Closed meanwhile: its tasks are gone.
-                if not watched.loop.is_closed():
+                if not loop.is_closed():
                     raise
         if drain_cut_at_s is not None and now_s >= drain_cut_at_s + OVERDUE_S:
             self._on_overdue()

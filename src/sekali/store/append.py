@@ -23,7 +23,7 @@ from sekali.store.layout import Layout
 from sekali.store.ledger import ledger_row
 from sekali.store.log import Log, Statement, Totals, update_totals
 from sekali.store.reader import Reader
-from sekali.store.seen import OFFSET_MAX, Generation, Mark, SeenIndex, pack_value
+from sekali.store.seen import FINGERPRINT_BITS, OFFSET_MAX, Generation, Mark, SeenIndex
 from sekali.store.tail import CommitRow, tail_commit
 from sekali.store.topics import TopicBook, insert_topics
 
@@ -200,8 +200,9 @@ class Appender:
         self._layout.append(commit)
         self._topics.apply(changes, row.stamp_us)
         self.totals = totals
+        # As `pack_value`, which called for each event would take as long as all the rest.
         keys = {
-            digest: pack_value(offset, fingerprint)
+            digest: offset << FINGERPRINT_BITS | fingerprint
             for offset, (digest, fingerprint) in enumerate(group.new_keys.items(), row.first_offset)
         }
         self._seen.add(keys, Mark(row.commit_no, row.chain, totals.last_offset))
@@ -215,10 +216,9 @@ def _topic_counts(
         conflicts = sum(each.is_conflict for each in decision.duplicates)
         return [(events, duplicates, conflicts, 0, max(0, events - 1))]
     events_of = Counter(new_topics)
-    last_place = {name: place for place, name in enumerate(new_topics)}
-    first_place = {
-        name: place for place, name in zip(range(len(new_topics) - 1, -1, -1), reversed(new_topics), strict=True)
-    }
+    count = len(new_topics)
+    last_place = dict(zip(new_topics, range(count), strict=True))
+    first_place = dict(zip(reversed(new_topics), range(count - 1, -1, -1), strict=True))
     duplicates_of = Counter(columns.topics[each.place] for each in decision.duplicates)
     conflicts_of = Counter(columns.topics[each.place] for each in decision.duplicates if each.is_conflict)
     return [

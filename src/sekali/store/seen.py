@@ -30,7 +30,7 @@ from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdic
 from sekali.errors import DiskFull, OutcomeUnknown, SekaliError, StoreUnusable, unexpected
 
 OFFSET_MAX: Final = (1 << 40) - 1
-_FINGERPRINT_BITS: Final = 32
+FINGERPRINT_BITS: Final = 32
 _VALUE_BYTES: Final = 9
 _MARK_KEY: Final = b"mark"
 _KEYS_PER_WRITE: Final = 1000
@@ -78,12 +78,12 @@ class Generation:
 
 
 def pack_value(offset: int, fingerprint: int) -> int:
-    return offset << _FINGERPRINT_BITS | fingerprint
+    return offset << FINGERPRINT_BITS | fingerprint
 
 
 def unpack_value(value: int) -> tuple[int, int]:
     """(offset, fingerprint)."""
-    return value >> _FINGERPRINT_BITS, value & 0xFFFFFFFF
+    return value >> FINGERPRINT_BITS, value & 0xFFFFFFFF
 
 
 class SeenIndex:
@@ -130,6 +130,8 @@ class SeenIndex:
             answers: Any = self._database.get(ordered)
         except Exception as error:  # rocksdict has no error class of its own
             raise self._condemned(error) from error
+        if not any(answers):
+            return {}
         return {
             digest: int.from_bytes(answer, "big")
             for digest, answer in zip(ordered, answers, strict=True)
@@ -357,6 +359,9 @@ def _options(memtable_bytes: int) -> Options:
     options.create_if_missing(True)
     options.set_write_buffer_size(memtable_bytes)
     options.set_max_write_buffer_number(4)
+    # Most keys asked for are new: a bloom filter spares the search of the memtable's skip list for them.
+    options.set_memtable_prefix_bloom_ratio(0.1)
+    options.set_memtable_whole_key_filtering(True)
     options.set_max_background_jobs(2)
     options.set_max_bytes_for_level_base(512 * 1024 * 1024)
     options.set_target_file_size_base(64 * 1024 * 1024)

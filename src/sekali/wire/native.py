@@ -13,7 +13,7 @@ import msgspec
 
 from sekali.errors import Violation
 from sekali.event import EVENT_ID_BYTES_MAX, SOURCE_BYTES_MAX, TOPIC_BYTES_MAX, EventBatch, Rejection
-from sekali.timestamps import are_timestamps
+from sekali.timestamps import are_timestamps, is_timestamp
 from sekali.wire.answers import encode_events, encode_publish_answer, format_time_us, ndjson_line
 from sekali.wire.body import check_root, refuse_too_many_items, split_items, too_many
 from sekali.wire.rules import (
@@ -66,9 +66,45 @@ def decode_publish(body: bytes, limits: DecodeLimits, *, partial: bool = False) 
     no batch, so nothing changes for it. Nesting beyond what the parser bears (some 900 levels) refuses any request
     with `too_deep`, whether or not the rest is JSON.
     """
+    batch = decode_plain_event(body, limits)
+    if batch is not None:
+        return batch
     root = check_root(body, limits)
     batch = decode_by_columns(body, root, limits)
     return decode_by_items(body, root, limits, partial=partial) if batch is None else batch
+
+
+def decode_plain_event(body: bytes, limits: DecodeLimits) -> EventBatch | None:
+    """The batch of a body that is one event in ASCII, without anything out of the ordinary; None for any other body."""
+    if body[:1] != b"{" or not body.isascii() or len(body) > min(limits.event_bytes_max, limits.body_bytes_max):
+        return None
+    try:
+        event = _ONE_EVENT.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    topic, event_id, timestamp, source, payload = (
+        event.topic,
+        event.event_id,
+        event.timestamp,
+        event.source,
+        bytes(event.payload),
+    )
+    text = f"{topic}{event_id}{source}{timestamp}"
+    is_plain = (
+        text.isascii()
+        and text.isprintable()
+        and " " not in text
+        and 0 < len(topic) <= TOPIC_BYTES_MAX
+        and 0 < len(event_id) <= EVENT_ID_BYTES_MAX
+        and 0 < len(source) <= SOURCE_BYTES_MAX
+        and payload[0] == _OPEN_OBJECT
+        and len(payload) < 2 * (limits.depth_max - 1)
+        and len(body) - len(text) - len(payload) - _EMPTY_EVENT_BYTES < _SMALLEST_REPEATED_FIELD_BYTES
+        and is_timestamp(timestamp)
+    )
+    if not is_plain:
+        return None
+    return EventBatch([topic], [event_id], [timestamp], [source], [payload], None, len(body), is_single=True)
 
 
 def _events_at_most(body: bytes) -> int:
@@ -101,15 +137,36 @@ def decode_by_columns(body: bytes, root: bytes, limits: DecodeLimits) -> EventBa
     )
     if not events:
         return batch
+    texts = "".join((*batch.topics, *batch.event_ids, *batch.timestamps, *batch.sources))
+    # JSON allows no raw control character but DEL (RFC 8259, 7): without escapes no text holds one.
+    may_hold_controls = not body.isascii() or b"\\" in body or b"\x7f" in body
     kept = (
+        (_are_names(batch) if may_hold_controls or " " in texts else _are_plain_names(batch))
+        and are_timestamps(batch.timestamps, may_hold_controls=may_hold_controls)
+        and _are_shallow_objects(batch.payloads, limits)
+        and _are_small_without_repeats(body, batch, texts, limits)
+    )
+    return batch if kept else None
+
+
+def _are_plain_names(batch: EventBatch) -> bool:
+    """True when all names, ASCII without control characters and blanks, keep the rules."""
+    return (
+        max(map(len, batch.topics)) <= TOPIC_BYTES_MAX
+        and max(map(len, batch.event_ids)) <= EVENT_ID_BYTES_MAX
+        and max(map(len, batch.sources)) <= SOURCE_BYTES_MAX
+        and all(batch.topics)
+        and all(batch.event_ids)
+        and all(batch.sources)
+    )
+
+
+def _are_names(batch: EventBatch) -> bool:
+    return (
         are_names(batch.topics, TOPIC_BYTES_MAX)
         and are_names(batch.event_ids, EVENT_ID_BYTES_MAX)
         and are_names(batch.sources, SOURCE_BYTES_MAX)
-        and are_timestamps(batch.timestamps)
-        and _are_shallow_objects(batch.payloads, limits)
-        and _are_small_without_repeats(body, batch, limits)
     )
-    return batch if kept else None
 
 
 def _are_shallow_objects(payloads: Sequence[bytes], limits: DecodeLimits) -> bool:
@@ -122,14 +179,13 @@ def _are_shallow_objects(payloads: Sequence[bytes], limits: DecodeLimits) -> boo
     return not any(nesting_exceeds(payload, levels_max) for payload in payloads)
 
 
-def _are_small_without_repeats(body: bytes, batch: EventBatch, limits: DecodeLimits) -> bool:
+def _are_small_without_repeats(body: bytes, batch: EventBatch, texts: str, limits: DecodeLimits) -> bool:
     """True when no event is too large and none has a member twice.
 
     An event without white space and escapes has a size that follows from its five values. One that is longer by less
     than the smallest field cannot have a field twice. If that holds for the body as a whole, no event needs a look.
     """
-    joined = "".join((*batch.topics, *batch.event_ids, *batch.timestamps, *batch.sources))
-    texts_bytes = len(joined) if joined.isascii() else len(joined.encode())
+    texts_bytes = len(texts) if texts.isascii() else len(texts.encode())
     commas_and_brackets = 0 if batch.is_single else len(batch) + 1
     compact_bytes = texts_bytes + sum(map(len, batch.payloads)) + _EMPTY_EVENT_BYTES * len(batch) + commas_and_brackets
     if len(body) - compact_bytes >= _SMALLEST_REPEATED_FIELD_BYTES:
