@@ -17,7 +17,7 @@ from typing import Final
 
 from sekali.errors import TooManyTopics
 from sekali.event import BatchOutcome, EventBatch
-from sekali.store.block import LEVEL_OF_COMMITS, Columns, encode_block, encode_integers, pick
+from sekali.store.block import Columns, encode_commit_block, encode_integers, pick
 from sekali.store.decide import Decision, Digester, GroupColumns, columns_of, decide, receipts
 from sekali.store.layout import Layout
 from sekali.store.ledger import ledger_row
@@ -124,7 +124,7 @@ class Appender:
             new_keys=new_keys,
             topic_names=names,
             topic_counts=_topic_counts(names, new_topics, columns, decision),
-            block=encode_block(new, level=LEVEL_OF_COMMITS) if len(new) else None,
+            block=encode_commit_block(new) if len(new) else None,
         )
 
     def _stored_payloads(self, wanted: Sequence[tuple[str, int]]) -> Iterator[tuple[int, bytes]]:

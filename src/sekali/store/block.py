@@ -1,7 +1,6 @@
 """Blocks: events as compressed columns, and back.
 
-A block is `format byte | body`. Format 1 is a plain body, format 2 the same body as one zstd frame with content
-checksum. The body is a MessagePack array of byte strings, one per column:
+A block is `format byte | body`. The body is a MessagePack array of byte strings, one per column:
 
     topic index   uint32 per event into the row's `topics`; empty when all events are of its first topic
     event ids     UTF-8, joined by newlines (no name holds a control character)
@@ -13,36 +12,35 @@ checksum. The body is a MessagePack array of byte strings, one per column:
     offsets       uint64 per event; empty when they run on from the row's first_offset without a gap
     received at   uint64 per event, microseconds; empty when it is the commit's stamp for all
 
-Integers are little-endian. The first byte tells every later version how to read a block written by this one.
+Format 1 is the plain body, format 2 the same as one zstd frame: a commit's block, made in a hurry. Format 3 is a run's:
+each column that is not empty is a cell of codec.py. Integers are little-endian. The first byte tells every later
+version how to read a block written by this one.
 """
 
 from __future__ import annotations
 
 import sys
-import threading
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 import zstandard
 
 from sekali.errors import StoreCorrupt
+from sekali.store import codec
 
 _PLAIN: Final = 1
 _ZSTD: Final = 2
+_CELLS: Final = 3
 _COMPRESS_FROM_BYTES: Final = 512
-_BODY_BYTES_MAX: Final = 1 << 30
-LEVEL_OF_COMMITS: Final = 1
-LEVEL_OF_RUNS: Final = 3
 
 _Body = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]
 _body_decoder: msgspec.msgpack.Decoder[_Body] = msgspec.msgpack.Decoder(_Body)
 _decode_integers = msgspec.msgpack.Decoder(list[int]).decode
 _pack = msgspec.msgpack.Encoder().encode
-_codecs = threading.local()
 
 
 @dataclass(slots=True)
@@ -88,46 +86,82 @@ def pick(column: Sequence[Any], positions: Sequence[int]) -> Sequence[Any]:
     return [column[i] for i in positions]
 
 
-def encode_block(columns: Columns, *, level: int) -> bytes:
-    """The block's bytes. At least one event."""
-    several_topics = any(columns.topics)
-    sources = list(dict.fromkeys(columns.sources))
-    source_index = b""
-    if len(sources) > 1:
-        place = {source: i for i, source in enumerate(sources)}
-        source_index = _integers("I", [place[source] for source in columns.sources])
+def encode_commit_block(columns: Columns) -> bytes:
+    """The block of a commit's events, of which there is at least one: fast to make."""
+    sources, source_index = _distinct_sources(columns)
     body = _pack(
         (
-            _integers("I", columns.topics) if several_topics else b"",
+            _little_endian("I", columns.topics) if any(columns.topics) else b"",
             "\n".join(columns.event_ids).encode(),
             "\n".join(columns.timestamps).encode(),
             "\n".join(sources).encode(),
-            source_index,
+            _little_endian("I", source_index) if source_index else b"",
             b"\0".join(columns.payloads),
             b"" if columns.extras is None else b"\0".join(columns.extras),
-            b"" if columns.offsets is None else _integers("Q", columns.offsets),
-            b"" if columns.received_at_us is None else _integers("Q", columns.received_at_us),
+            b"",
+            b"",
         )
     )
     if len(body) < _COMPRESS_FROM_BYTES:
         return bytes((_PLAIN,)) + body
-    return bytes((_ZSTD,)) + _compressor(level).compress(body)
+    return bytes((_ZSTD,)) + codec.compress(body)
+
+
+def encode_run_block(columns: Columns) -> bytes:
+    """The block of some of a run's events, at least one, with their offsets and store times: small."""
+    assert columns.offsets is not None, "events of a run name their offsets"
+    assert columns.received_at_us is not None, "and their store times"
+    sources, source_index = _distinct_sources(columns)
+    rows = len(columns)
+    body = _pack(
+        (
+            codec.encode_u32(columns.topics) if any(columns.topics) else b"",
+            codec.encode_rows("\n".join(columns.event_ids).encode(), rows),
+            codec.encode_rows("\n".join(columns.timestamps).encode(), rows),
+            codec.encode_rows("\n".join(sources).encode(), len(sources)),
+            codec.encode_u32(source_index) if source_index else b"",
+            codec.encode_bytes(b"\0".join(columns.payloads), codec.THOROUGH),
+            b"" if columns.extras is None else codec.encode_bytes(b"\0".join(columns.extras), codec.THOROUGH),
+            codec.encode_rising(columns.offsets),
+            codec.encode_rising(columns.received_at_us),
+        )
+    )
+    return bytes((_CELLS,)) + body
+
+
+def _distinct_sources(columns: Columns) -> tuple[list[str], list[int]]:
+    """The sources, each once, and for each event the place of its own; no places when there is one source."""
+    sources = list(dict.fromkeys(columns.sources))
+    if len(sources) == 1:
+        return sources, []
+    place = {source: i for i, source in enumerate(sources)}
+    return sources, [place[source] for source in columns.sources]
 
 
 def decode_block(block: bytes, events: int) -> Columns:
     """The columns of a block of `events` events. Raises StoreCorrupt when it does not hold together."""
-    (topics, event_ids, timestamps, source_names, source_index, payloads, extras, offsets, received) = _body_of(block)
-    sources = source_names.decode().split("\n")
+    body = _body_of(block)
+    cells = block[0] == _CELLS
+    topics, source_index, offsets, received = (
+        (codec.decode_integers(column) if cells else _integers(typecode, column)) if column else None
+        for typecode, column in zip("IIQQ", (body[0], body[4], body[7], body[8]), strict=True)
+    )
+    event_ids, timestamps, payloads, extras = (
+        codec.decode_bytes(column, events) if cells and column else column
+        for column in (body[1], body[2], body[5], body[6])
+    )
+    distinct = codec.decode_bytes(body[3], max(source_index) + 1 if source_index else 1) if cells else body[3]
+    sources = distinct.decode().split("\n")
     columns = Columns(
-        topics=_array("I", topics) if topics else [0] * events,
+        topics=topics or [0] * events,
         event_ids=event_ids.decode().split("\n"),
         timestamps=timestamps.decode().split("\n"),
-        sources=pick(sources, _array("I", source_index)) if source_index else sources * events,
+        sources=pick(sources, source_index) if source_index else sources * events,
         payloads=payloads.split(b"\0"),
         extras=extras.split(b"\0") if extras else None,
-        offsets=_array("Q", offsets) if offsets else None,
-        received_at_us=_array("Q", received) if received else None,
-        text_is_plain=not any(mark in text for text in (event_ids, timestamps, source_names) for mark in (b'"', b"\\")),
+        offsets=offsets,
+        received_at_us=received,
+        text_is_plain=not any(mark in text for text in (event_ids, timestamps, distinct) for mark in (b'"', b"\\")),
     )
     whole = (columns.topics, columns.event_ids, columns.timestamps, columns.sources, columns.payloads)
     parts = (columns.extras, columns.offsets, columns.received_at_us)
@@ -140,19 +174,17 @@ def decode_block(block: bytes, events: int) -> Columns:
 
 def _body_of(block: bytes) -> _Body:
     try:
-        if block[0] == _PLAIN:
+        if block[0] in (_PLAIN, _CELLS):
             return _body_decoder.decode(memoryview(block)[1:])
         if block[0] == _ZSTD:
-            return _body_decoder.decode(
-                _decompressor().decompress(memoryview(block)[1:], max_output_size=_BODY_BYTES_MAX)
-            )
-    except (IndexError, zstandard.ZstdError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            return _body_decoder.decode(codec.decompress(memoryview(block)[1:]))
+    except (IndexError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise StoreCorrupt(f"A block cannot be decoded ({error}). Restore the file from a backup.") from error
     raise StoreCorrupt(f"A block has the unknown format {block[0]}: it was written by a newer version.")
 
 
 def raw_bytes(block: bytes | None) -> int:
-    """Size of the block's body once decompressed: what bounds must count. Some payloads compress a thousandfold."""
+    """Size of a commit's block once decompressed: what bounds must count. Some payloads compress a thousandfold."""
     if not block:
         return 0
     if block[0] == _PLAIN:
@@ -161,19 +193,6 @@ def raw_bytes(block: bytes | None) -> int:
         return zstandard.frame_content_size(memoryview(block)[1:])
     except zstandard.ZstdError as error:
         raise StoreCorrupt(f"A block's head cannot be read ({error}). Restore the file from a backup.") from error
-
-
-def compress(data: bytes) -> bytes:
-    """One zstd frame with content checksum, at the level of commits."""
-    return _compressor(LEVEL_OF_COMMITS).compress(data)
-
-
-def decompress(frame: bytes) -> bytes:
-    """The inverse of `compress`. Raises StoreCorrupt."""
-    try:
-        return _decompressor().decompress(frame, max_output_size=_BODY_BYTES_MAX)
-    except zstandard.ZstdError as error:
-        raise StoreCorrupt(f"A frame cannot be decompressed ({error}). Restore the file from a backup.") from error
 
 
 def encode_integers(values: Iterable[int]) -> bytes:
@@ -189,14 +208,14 @@ def decode_integers(blob: bytes) -> list[int]:
         raise StoreCorrupt(f"A list of topics cannot be decoded ({error}). Restore the file from a backup.") from error
 
 
-def _integers(typecode: str, values: Sequence[int]) -> bytes:
+def _little_endian(typecode: str, values: Sequence[int]) -> bytes:
     column = array(typecode, values)
     if sys.byteorder == "big":
         column.byteswap()
     return column.tobytes()
 
 
-def _array(typecode: str, data: bytes) -> array[int]:
+def _integers(typecode: str, data: bytes) -> array[int]:
     column = array(typecode)
     try:
         column.frombytes(data)
@@ -205,20 +224,3 @@ def _array(typecode: str, data: bytes) -> array[int]:
     if sys.byteorder == "big":
         column.byteswap()
     return column
-
-
-def _compressor(level: int) -> zstandard.ZstdCompressor:
-    """One per thread and level: a compressor must not be shared between threads."""
-    name = f"compressor_{level}"
-    compressor = getattr(_codecs, name, None)
-    if compressor is None:
-        compressor = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
-        setattr(_codecs, name, compressor)
-    return cast("zstandard.ZstdCompressor", compressor)
-
-
-def _decompressor() -> zstandard.ZstdDecompressor:
-    decompressor = getattr(_codecs, "decompressor", None)
-    if decompressor is None:
-        decompressor = _codecs.decompressor = zstandard.ZstdDecompressor()
-    return cast("zstandard.ZstdDecompressor", decompressor)

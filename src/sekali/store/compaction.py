@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import apsw
 
-from sekali.store.block import LEVEL_OF_RUNS, Columns, decode_block, decode_integers, encode_block, encode_integers
+from sekali.store.block import Columns, decode_block, decode_integers, encode_integers, encode_run_block
 from sekali.store.log import Log, Statement
 from sekali.store.rows import row_checksum, value_of
 from sekali.store.runs import Run
@@ -23,7 +23,7 @@ from sekali.store.tail import FIELDS_PER_TOPIC, CommitRow, TailCommit, commit_ro
 RUN_EVENTS: Final = 16_384
 RUN_COMMITS_MAX: Final = 1_024
 RUN_RAW_BYTES_MAX: Final = 32 * 1024 * 1024
-BLOCK_EVENTS: Final = 500
+BLOCK_EVENTS: Final = 1_000
 _MANY_TOPICS: Final = 16
 """A run with less than this many events per topic is made four times as long, so that a topic's page reads less."""
 _LONGER: Final = 4
@@ -150,7 +150,7 @@ def _blocks(
             start += count
         index_of = {topic_id: index for index, topic_id in enumerate(topics[0::2])}
         columns.topics = [index_of[topic_ids[place]] for place in span]
-        block = encode_block(columns, level=LEVEL_OF_RUNS)
+        block = encode_run_block(columns)
         head = (block_no, run_no, min(offsets), max(offsets), len(span))
         packed = encode_integers(topics)
         yield (*head, row_checksum(*head, packed, block), packed, block), topic_rows

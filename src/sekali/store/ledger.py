@@ -13,7 +13,7 @@ from typing import Final
 import apsw
 import msgspec
 
-from sekali.store.block import compress, decompress
+from sekali.store.codec import compress, decompress
 from sekali.store.decide import Duplicate, GroupColumns
 from sekali.store.log import Statement
 from sekali.store.rows import check_row, row_checksum, rows_of
