@@ -35,8 +35,8 @@ _VALUE_BYTES: Final = 9
 _MARK_KEY: Final = b"mark"
 _KEYS_PER_WRITE: Final = 1000
 """rocksdict holds the GIL while it writes: about 1 ms for this many keys, sorted and hinted; 2.5 ms otherwise."""
-_GENERATION_KEYS: Final = 16_384
-_GENERATION_WAIT_S: Final = 0.1
+_GENERATION_KEYS: Final = 65_536
+_GENERATION_WAIT_S: Final = 0.3
 _STALL_WAIT_S: Final = 0.01
 _STALL_WAITS_MAX: Final = 6_000
 _FULL_DISK_WAIT_S: Final = 1.0
