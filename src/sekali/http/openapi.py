@@ -18,7 +18,7 @@ from starlette.responses import Response
 from sekali import __version__, errors
 from sekali.errors import SekaliError
 from sekali.http import openapi_schemas as schemas
-from sekali.http.error_guide import EXPLANATIONS, server_errors
+from sekali.http.error_guide import EXPLANATIONS, explained, server_errors
 from sekali.http.openapi_schemas import Schema, array_of, ref
 from sekali.http.problems import PROBLEM_MEDIA_TYPE, json_response, problem_document
 
@@ -361,18 +361,13 @@ def _observe_paths() -> dict[str, Any]:
 
 
 def _page_paths() -> dict[str, Any]:
-    explained = {
-        "code": "disk_full",
-        "status": 507,
-        "title": errors.DiskFull.title,
-        "when": EXPLANATIONS["disk_full"].when,
-        "remedy": EXPLANATIONS["disk_full"].remedy,
-        "try_again": True,
-    }
     listed = _html("Every code, what it means and what to do.")
-    listed["200"]["content"]["application/json"] = {"schema": array_of(ref("Explanation")), "example": [explained]}
+    listed["200"]["content"]["application/json"] = {
+        "schema": array_of(ref("Explanation")),
+        "example": [explained(errors.DiskFull)],
+    }
     one = _html("What the code means and what to do.")
-    one["200"]["content"]["application/json"] = {"schema": ref("Explanation"), "example": explained}
+    one["200"]["content"]["application/json"] = {"schema": ref("Explanation"), "example": explained(errors.DiskFull)}
     code = {"name": "code", "in": "path", "required": True, "schema": {"type": "string"}, "example": "disk_full"}
     description = {"200": {"description": "OpenAPI 3.1.", "content": {"application/json": {"schema": {}}}}}
     return {
