@@ -207,7 +207,7 @@ def _publish_paths() -> dict[str, Any]:
             "value": {"accepted": 1, "queued": 1, "conflicts": [0]},
         },
         "partial": {
-            "summary": "With partial=true and receipts=true",
+            "summary": "With partial=true",
             "value": {
                 "accepted": 1,
                 "queued": 1,
@@ -231,8 +231,12 @@ def _publish_paths() -> dict[str, Any]:
         description="All or nothing: one event that breaks a rule refuses the request. Sending the same events again "
         "is always safe.",
         parameters=[
-            _query("receipts", "Tell what became of each event.", _FLAG),
-            _query("partial", "Store the good events of a batch, and tell the bad ones in receipts.", _FLAG),
+            _query("receipts", "Tell what became of each event. Without it: as `partial` says.", {"type": "boolean"}),
+            _query(
+                "partial",
+                "Store the good events of a batch. The bad ones are told in receipts, unless receipts=false is given.",
+                _FLAG,
+            ),
         ],
         body=one_or_many,
         answers=answers,

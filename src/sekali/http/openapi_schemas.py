@@ -85,7 +85,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
             },
             "receipts": {
                 **array_of({"anyOf": [ref("Receipt"), ref("Rejection")]}),
-                "description": "With `receipts=true`: one for each item, in the order sent.",
+                "description": "With receipts or partial=true: one for each item, in the order sent.",
             },
         },
         optional=("conflicts", "receipts"),
