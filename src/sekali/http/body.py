@@ -45,7 +45,7 @@ class BodyBudget:
             if reserved > self._bytes_max and self._reserved_bytes > held:
                 raise Overloaded(
                     "The bodies of other requests fill the memory set aside for them. "
-                    "Wait as Retry-After says, then send the same events again.",
+                    "Wait as Retry-After says, then send the same request again.",
                     retry_after_s=RETRY_AFTER_S,
                 )
             self._reserved_bytes = reserved
@@ -131,12 +131,11 @@ class IncomingBody:
         return started_s + self._settings.body_deadline_s + arrived_bytes / self._settings.body_rate_bytes_s_min
 
     def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(
-            f"A body may have at most {self._settings.body_bytes_max} bytes. Send the events in several requests."
-        )
+        bytes_max = self._settings.body_bytes_max
+        return BodyTooLarge(f"A body may have {bytes_max} bytes. Send the items in several requests.")
 
     def _too_slow(self) -> BodyTooSlow:
         return BodyTooSlow(
             f"A body has {self._settings.body_deadline_s:g} s to arrive, and another second for each "
-            f"{self._settings.body_rate_bytes_s_min} bytes of it. Nothing was stored."
+            f"{self._settings.body_rate_bytes_s_min} bytes of it."
         )
