@@ -136,6 +136,31 @@ def test_an_unknown_path_is_404_and_is_not_repeated(reader: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "meant"),
+    [
+        ("POST", "/publish/", "/publish"),
+        ("POST", "/seen//", "/seen"),
+        ("GET", "/events/?topic=a", "/events"),
+        ("HEAD", "/stats/", None),
+        ("GET", "/errors/", "/errors"),
+        ("GET", "/errors/not_json/", None),
+        ("GET", "/nowhere/", None),
+    ],
+)
+def test_a_slash_at_the_end_is_404_that_names_the_path_without_it(
+    reader: TestClient, method: str, path: str, meant: str | None
+) -> None:
+    for client in (reader, TestClient(reader.app, root_path="/logs")):
+        answer = client.request(method, path, follow_redirects=False)
+        assert answer.status_code == 404
+        assert "location" not in answer.headers
+        if method == "HEAD":
+            continue
+        assert answer.json()["code"] == "not_found"
+        assert answer.json()["detail"].endswith(f"the slash at its end, {meant}." if meant else "lists what there is.")
+
+
+@pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
         ("GET", "/publish", "POST"),
