@@ -275,3 +275,20 @@ def test_ctrl_c_ends_the_server_cleanly(make_server: MakeServer) -> None:
     server.process.send_signal(signal.SIGINT)
     assert server.process.wait(EXIT_S_MAX) == 0
     assert "Traceback" not in server.log
+
+
+def test_a_second_ctrl_c_ends_a_draining_server_at_once_with_one_line(
+    make_server: MakeServer, connect: Callable[..., Connection]
+) -> None:
+    server = make_server().start()
+    assert server.call("POST", "/publish", event("a"))[0] == 200
+    half = connect(server, unfinished_publish(1_000))
+    assert bodies_arrive(server)
+    assert server.process is not None
+    server.process.send_signal(signal.SIGINT)
+    assert half.answer()[0] == 503, "it drains, and waits for the rest of the body"
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(EXIT_S_MAX) == 130
+    assert "Traceback" not in server.log
+    assert server.log.splitlines()[-1].startswith("sekali: Ended at once")
+    assert [each["event_id"] for each in server.start().call("GET", "/events")[1]] == ["a"]

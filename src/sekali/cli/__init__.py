@@ -47,7 +47,7 @@ def _options(
     """Keep every event exactly once: serve a store, publish to it, read from it."""
 
 
-def main() -> None:
+def run() -> None:
     tolerate_any_character()
     # The HTTP library tells of every request at this level.
     logging.getLogger("httpx2").setLevel(logging.WARNING)

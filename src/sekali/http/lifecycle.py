@@ -11,11 +11,13 @@ import atexit
 import concurrent.futures
 import logging
 import os
+import signal
 import sys
 import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from pydantic import ValidationError
@@ -81,6 +83,7 @@ class Lifecycle:
         self._starting_loop: asyncio.AbstractEventLoop | None = None
         self._signals = signals.SignalChain(self._on_signal)
         self._exit_code = signals.FAILURE_EXIT
+        self._is_told_to_stop = False
         self.current: Serving | None = None
         """What is open now. May be read without a lock."""
         self.is_leaving = False
@@ -115,6 +118,7 @@ class Lifecycle:
             is_first = self._lifespans == 1
         if is_first:
             self._starting_loop = asyncio.get_running_loop()
+            self._is_told_to_stop = False
             self._signals.install()
         try:
             if is_first:
@@ -218,6 +222,12 @@ class Lifecycle:
 
     def _on_signal(self, number: int) -> None:
         """In the signal's handler: no lock may be taken."""
+        if number == signal.SIGINT and self._is_told_to_stop:
+            # As good as kill -9, which loses nothing. The server would drop its tasks and show the traceback of each.
+            with suppress(OSError):  # unbuffered: the signal may have come in the middle of a write to sys.stderr
+                os.write(2, b"sekali: Ended at once, at the second Ctrl-C. All that was answered for is on disk.\n")
+            os._exit(128 + number)
+        self._is_told_to_stop = True
         self._exit_code = 128 + number
         if self.current is not None:
             self.current.hub.start_draining()
