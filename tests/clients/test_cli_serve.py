@@ -127,6 +127,16 @@ def test_a_wrong_command_line_is_exit_2(arguments: list[str], words: str) -> Non
     assert words in done.stderr
 
 
+def test_a_variable_that_is_no_setting_is_told_once_and_it_serves_all_the_same(start: Start, tmp_path: Path) -> None:
+    process = start("serve", "--port", "0", "--db", str(tmp_path / "store.db"), SEKALI_DRAINS_S="1")
+    banner(process)
+    process.terminate()
+    assert process.stderr is not None
+    assert process.stderr.read().decode().splitlines() == [
+        "sekali: warning: SEKALI_DRAINS_S is not a setting and changes nothing; did you mean SEKALI_DRAIN_S?"
+    ]
+
+
 def test_a_setting_out_of_range_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEKALI_DRAIN_S", "-1")
     done = invoke("serve", "--port", "0")

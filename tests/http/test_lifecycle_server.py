@@ -292,3 +292,11 @@ def test_a_second_ctrl_c_ends_a_draining_server_at_once_with_one_line(
     assert "Traceback" not in server.log
     assert server.log.splitlines()[-1].startswith("sekali: Ended at once")
     assert [each["event_id"] for each in server.start().call("GET", "/events")[1]] == ["a"]
+
+
+def test_a_variable_that_is_no_setting_is_told_once_and_it_serves_all_the_same(make_server: MakeServer) -> None:
+    server = make_server(SEKALI_TOPIC_MAX="7", SEKALI_TEST_SEED="1", SEKALI_URL="http://elsewhere.test").start()
+    told = [line for line in server.log.splitlines() if line.startswith("sekali: ")]
+    assert told == [
+        "sekali: warning: SEKALI_TOPIC_MAX is not a setting and changes nothing; did you mean SEKALI_TOPICS_MAX?"
+    ]

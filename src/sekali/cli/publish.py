@@ -84,7 +84,7 @@ class LocalCheck:
     """Takes events as a server with default limits does, but stores nothing: what it accepts is called stored."""
 
     def __init__(self) -> None:
-        settings = Settings()
+        settings = Settings.model_construct()  # the defaults: the environment here need not be the server's
         self._limits = DecodeLimits(
             batch_events_max=settings.batch_events_max,
             event_bytes_max=settings.event_bytes_max,

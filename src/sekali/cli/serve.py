@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from sekali import __version__
 from sekali.cli.terminal import EXIT_USAGE, fail, note, stdout, visible
-from sekali.settings import Settings
+from sekali.settings import Settings, broken_settings, unknown_variables
 
 BACKLOG: Final = 2048
 HEADER_BYTES_MAX: Final = 64 * 1024
@@ -54,6 +54,8 @@ def serve(
     $ sekali serve --host 0.0.0.0 --port 0
     """
     settings = _settings(db, workers)
+    for line in unknown_variables(os.environ):
+        note(f"sekali: {line}")
     listener = _bind(host, port)
     with listener:
         _serve(settings, listener, host, keep_alive_s=keep_alive_s, is_access_logged=is_access_logged)
@@ -69,14 +71,7 @@ def _settings(db: Path | None, workers: int | None) -> Settings:
     try:
         return Settings(**chosen)
     except ValidationError as error:
-        fail("; ".join(_broken_settings(error)), EXIT_USAGE)
-
-
-def _broken_settings(error: ValidationError) -> list[str]:
-    """`SEKALI_DRAIN_S: Input should be ...`, one for each. The value itself is not repeated."""
-    faults = error.errors(include_url=False, include_input=False)
-    named = ((".".join(map(str, fault["loc"])), fault["msg"]) for fault in faults)
-    return [f"{name if name.isupper() else 'SEKALI_' + name.upper()}: {message}" for name, message in named]
+        fail(broken_settings(error), EXIT_USAGE)
 
 
 def _bind(host: str, port: int) -> socket.socket:

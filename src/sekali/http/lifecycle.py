@@ -28,7 +28,7 @@ from sekali.http.body import BodyBudget
 from sekali.http.deadlines import Deadlines
 from sekali.http.reading import OpenReads
 from sekali.hub import Hub
-from sekali.settings import Settings
+from sekali.settings import Settings, broken_settings, unknown_variables
 from sekali.wire.native import DecodeLimits
 
 if TYPE_CHECKING:
@@ -188,6 +188,9 @@ class Lifecycle:
 
     def _open_now(self) -> Serving:
         try:
+            if self._settings is None:
+                for line in unknown_variables(os.environ):
+                    _say(line)
             hub = Hub.open(self._read_settings())
         except BaseException:
             with self._lock:
@@ -216,7 +219,7 @@ class Lifecycle:
         try:
             return Settings()
         except ValidationError as error:
-            raise StoreUnusable("; ".join(_broken_settings(error))) from error
+            raise StoreUnusable(broken_settings(error)) from error
 
     # Signals and failure
 
@@ -286,15 +289,6 @@ def _done(result: _T) -> Future[_T]:
     future: Future[_T] = concurrent.futures.Future()
     future.set_result(result)
     return future
-
-
-def _broken_settings(error: ValidationError) -> list[str]:
-    """`CONSUMER_WORKERS: Input should be ...`, one for each. The value itself is not repeated."""
-    return [
-        f"{name if name.isupper() else 'SEKALI_' + name.upper()}: {found['msg']}"
-        for found in error.errors(include_url=False, include_input=False)
-        for name in [str(found["loc"][0]) if found["loc"] else "settings"]
-    ]
 
 
 def _say(line: str) -> None:
