@@ -31,6 +31,7 @@ SekaliError
  |    +-- UnexpectedAnswer         something answered, but not as Sekali does
  +-- StoreUnusable             no status: the process refuses to start, exit code 1
  |    +-- StoreLocked               another process has this store open
+ |    +-- BackupRefused             no copy of the store was made
  +-- StoreCorrupt              500  store_corrupt     a checksum does not hold; never served as data
 
 The code is stable: clients may switch on it. `SekaliError.status` is the one table from error to HTTP status, and
@@ -225,6 +226,10 @@ class StoreUnusable(SekaliError):
 
 class StoreLocked(StoreUnusable):
     code, title = "store_locked", "Another process has the store open"
+
+
+class BackupRefused(StoreUnusable):
+    """The copy of a store cannot go where it was asked for. Raised by `sekali backup` only, never sent."""
 
 
 def unexpected(what: str, error: BaseException) -> OutcomeUnknown:
