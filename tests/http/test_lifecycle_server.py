@@ -129,8 +129,9 @@ def test_a_second_server_on_the_store_is_refused_naming_the_first(make_server: M
     assert server.call("GET", "/readyz")[0] == 200
 
 
-def test_two_workers_are_refused(tmp_path: Path) -> None:
-    ended = run_uvicorn(tmp_path / "store.db", "--workers", "2")
+def test_two_workers_are_refused_at_once_since_neither_is_the_others_predecessor(tmp_path: Path) -> None:
+    ended = run_uvicorn(tmp_path / "store.db", "--workers", "2", SEKALI_PREDECESSOR_WAIT_S="600")
+    assert "is open in another worker of this server (pid " in ended.stderr
     assert "run uvicorn without --workers" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert "stopping the parent process" in ended.stderr
