@@ -74,7 +74,7 @@ def _refuse_target(source: Path, target: Path, *, replace: bool) -> None:
     if target.exists() and not replace:
         raise BackupRefused(f"{target} exists; --force replaces it")
     wal = target.with_name(target.name + "-wal")
-    if wal.exists():
+    if wal.exists() and wal.stat().st_size:
         # SQLite would take it for the copy's own and play it in.
         raise BackupRefused(f"{wal} lies there: {target} is in use as a store, or was; name another file")
 
