@@ -64,11 +64,7 @@ def tail(
 
     $ sekali tail --since 1h --no-follow --json
     """
-    for given, option in ((since, "--since"), (count, "-n")):
-        if given is not None and is_from_start:
-            fail(f"{option} and --from-start contradict each other", EXIT_USAGE)
-    if count is None and since is None and not is_from_start:
-        count = LAST_EVENTS
+    count = _last_count(count, since, is_from_start=is_from_start)
     where = EventFilter(topics=tuple(topic or ()), since=None if since is None else since_text(since))
     outage = Outage(stderr())
     retry = RetryPolicy(
@@ -89,6 +85,14 @@ def tail(
         fail(error.detail)
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _last_count(count: int | None, since: str | None, *, is_from_start: bool) -> int | None:
+    """How many of the last events to begin with; None for all. Ends the command on a contradiction."""
+    for given, option in ((since, "--since"), (count, "-n")):
+        if given is not None and is_from_start:
+            fail(f"{option} and --from-start contradict each other", EXIT_USAGE)
+    return LAST_EVENTS if count is None and since is None and not is_from_start else count
 
 
 def last_lines(client: Client, where: EventFilter, count: int) -> list[EventLine]:
