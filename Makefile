@@ -41,7 +41,7 @@ test-slow: $(VENV)/.dev ## the slow tests only
 
 test-all: test test-slow ## every test
 
-faults: $(VENV)/.dev ## kill -9, power loss, I/O errors, full disk
+faults: $(VENV)/.dev ## kill -9 at random moments, and planted bugs that the checks must find
 	$(BIN)/python -m pytest -q -m "slow or not slow" tests/faults
 
 demo: $(VENV)/.dev ## kill -9 in the middle of a publish: nothing is lost, nothing doubled

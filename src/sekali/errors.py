@@ -18,7 +18,7 @@ SekaliError
  |    +-- EventNotFound        404  event_not_found
  |    +-- MethodNotAllowed     405  method_not_allowed
  |    +-- PayloadGone          410  payload_gone
- +-- TryAgain                  the same request may succeed later
+ +-- TryAgain                  not now; the answer says when (Retry-After)
  |    +-- Overloaded           503  overloaded
  |    +-- Draining             503  draining
  |    +-- IndexRebuilding      503  index_rebuilding
@@ -31,9 +31,11 @@ SekaliError
  |    +-- UnexpectedAnswer         something answered, but not as Sekali does
  +-- StoreUnusable             no status: the process refuses to start, exit code 1
  |    +-- StoreLocked               another process has this store open
+ |    +-- BackupRefused             no copy of the store was made
  +-- StoreCorrupt              500  store_corrupt     a checksum does not hold; never served as data
 
-The code is stable: clients may switch on it. `SekaliError.status` is the one table from error to HTTP status.
+The code is stable: clients may switch on it. `SekaliError.status` is the one table from error to HTTP status, and
+`SekaliError.may_pass` the one answer to whether trying again can help.
 """
 
 from __future__ import annotations
@@ -65,6 +67,8 @@ class SekaliError(Exception):
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
+    may_pass: ClassVar[bool] = False
+    """Whether the same request can succeed later, and so is worth sending again."""
 
     def __init__(
         self,
@@ -95,6 +99,7 @@ class WrongRoot(RequestRefused):
 
 class BodyTooSlow(RequestRefused):
     code, status, title = "body_too_slow", 408, "The body did not arrive in time"
+    may_pass = True
 
 
 class BodyTooLarge(RequestRefused):
@@ -150,7 +155,9 @@ class PayloadGone(NotThere):
 
 
 class TryAgain(SekaliError):
-    """The same request may succeed later. Carries `retry_after_s`."""
+    """Not now: the server knows that it can't, and says in `retry_after_s` when to come again."""
+
+    may_pass = True
 
 
 class Overloaded(TryAgain):
@@ -181,6 +188,7 @@ class NotReady(TryAgain):
 
 class InternalError(SekaliError):
     code, status, title = "internal_error", 500, "Internal error"
+    may_pass = True
 
 
 class ClientError(SekaliError):
@@ -193,12 +201,13 @@ class ServerUnreachable(ClientError):
     """No answer. Whether the request was carried out is not known; publishing the same ids again is safe."""
 
     code, title = "server_unreachable", "The server cannot be reached"
+    may_pass = True
 
 
 class UnexpectedAnswer(ClientError):
     """Something answered, but not as Sekali does: a proxy's page, another program on that port.
 
-    `answered_status` is its HTTP status; 5xx may pass.
+    `answered_status` is its HTTP status, which alone tells whether it may pass (client/retry.py).
     """
 
     code, title = "unexpected_answer", "The answer is not Sekali's"
@@ -217,6 +226,10 @@ class StoreUnusable(SekaliError):
 
 class StoreLocked(StoreUnusable):
     code, title = "store_locked", "Another process has the store open"
+
+
+class BackupRefused(StoreUnusable):
+    """The copy of a store cannot go where it was asked for. Raised by `sekali backup` only, never sent."""
 
 
 def unexpected(what: str, error: BaseException) -> OutcomeUnknown:

@@ -104,12 +104,12 @@ class Hub:
         """What new work is refused with while draining."""
         if self.failed is not None:
             return Draining(
-                f"The store has stopped ({self.failed.title}); nothing of this request was stored. "
-                "Send again once the server was restarted.",
+                f"The store has stopped ({self.failed.title}); this request was not carried out. "
+                "Send it again once the server was restarted.",
                 retry_after_s=DRAINING_RETRY_AFTER_S,
             )
         return Draining(
-            "The server is shutting down; nothing of this request was stored. Send again.",
+            "The server is shutting down; this request was not carried out. Send it again.",
             retry_after_s=DRAINING_RETRY_AFTER_S,
         )
 

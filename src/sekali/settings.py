@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
+
+PREFIX: Final = "SEKALI_"
+OF_OTHER_PROGRAMS: Final = ("SEKALI_URL", "SEKALI_OFFLINE", "SEKALI_TEST_")
+"""Names, and beginnings of names, that begin alike and are no settings: the client's, the checks', the tests'."""
 
 
 class Settings(BaseSettings):
@@ -17,7 +24,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="SEKALI_",
+        env_prefix=PREFIX,
         frozen=True,
         populate_by_name=True,
         extra="ignore",
@@ -75,3 +82,34 @@ class Settings(BaseSettings):
     @property
     def db_file(self) -> Path:
         return Path(self.db_path).expanduser()
+
+
+def variables() -> list[str]:
+    """Every environment variable that is read."""
+    names: list[str] = []
+    for name, field in Settings.model_fields.items():
+        alias = field.validation_alias
+        names += map(str, alias.choices) if isinstance(alias, AliasChoices) else [PREFIX + name.upper()]
+    return names
+
+
+def broken_settings(error: ValidationError) -> str:
+    """`SEKALI_DRAIN_S: Input should be ...`, one for each. The value itself is not repeated."""
+    faults = error.errors(include_url=False, include_input=False)
+    named = ((".".join(map(str, fault["loc"])) or "settings", fault["msg"]) for fault in faults)
+    return "; ".join(f"{name if name.isupper() else PREFIX + name.upper()}: {message}" for name, message in named)
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """A line for each variable of `environment` that looks like a setting and is none: a slip, most likely."""
+    known = variables()
+    lines = []
+    for name, value in sorted(environment.items()):
+        upper = name.upper()  # as the settings are read
+        if not value or not upper.startswith(PREFIX) or upper in known or upper.startswith(OF_OTHER_PROGRAMS):
+            continue
+        bare = upper.removeprefix(PREFIX)
+        like = [bare] if bare in known else difflib.get_close_matches(upper[:100], known, n=1)
+        meant = f"did you mean {like[0]}?" if like else "docs/settings.md lists all there are"
+        lines.append(f"warning: {name} is not a setting and changes nothing; {meant}")
+    return lines

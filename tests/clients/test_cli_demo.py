@@ -97,16 +97,19 @@ def test_a_server_that_does_not_start_is_told_with_its_own_words(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows ends a process without asking it")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_ended_early_it_leaves_nothing_behind(start: Callable[..., subprocess.Popen[bytes]], number: int) -> None:
+@pytest.mark.parametrize("numbers", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGINT, signal.SIGINT]])
+def test_ended_early_it_leaves_nothing_behind(
+    start: Callable[..., subprocess.Popen[bytes]], numbers: list[signal.Signals]
+) -> None:
     process = start("demo", "--events", "100000", PYTHONUNBUFFERED="1")
     assert process.stdout is not None
     first = process.stdout.readline().decode()
     url, folder = re.findall(r"(http://\S+), its store in (\S+)", first)[0]
     assert b"up after" in process.stdout.readline()
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
+    for number in numbers:
+        process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, b"")
     assert not Path(folder).exists()
     with Client(url, retry=ONCE) as client, pytest.raises(ServerUnreachable):
         client.check()

@@ -15,8 +15,10 @@ import pytest
 
 from sekali import __version__
 from sekali.cli import app
+from sekali.store.store import Store
 from tests.clients.commands import FINISHED_S_MAX, environment, invoke
 from tests.serving import Server
+from tests.support.stores import store_settings
 
 COMMANDS = [info.callback.__name__ for info in app.registered_commands if info.callback]
 EVENT = {"topic": "t", "event_id": "1", "timestamp": "2024-01-01T00:00:00Z", "source": "s", "payload": {"n": 1}}
@@ -35,6 +37,7 @@ EXAMPLES = [(command, example) for command in COMMANDS for example in examples(c
 def shell(tmp_path: Path, shared_server: Server) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
     """Starts a line of shell, with `sekali` on the path and the files that the examples name, against the server."""
     (tmp_path / "events.ndjson").write_text(json.dumps(EVENT) + "\n")
+    Store.open(store_settings(tmp_path / "data" / "store.db")).close()
     if os.name == "nt":
         (tmp_path / "sekali.cmd").write_text(f'@"{sys.executable}" -m sekali %*\n')
     else:
@@ -73,7 +76,7 @@ def end_with_children(process: subprocess.Popen[str]) -> None:
 
 
 def test_every_command_has_an_example() -> None:
-    assert COMMANDS == ["serve", "publish", "tail", "stats", "demo"]
+    assert COMMANDS == ["serve", "publish", "tail", "stats", "backup", "demo"]
     assert {command for command, _ in EXAMPLES} == set(COMMANDS)
 
 
@@ -94,7 +97,7 @@ def test_an_example_does_what_it_says(
         return
     assert process.returncode == 0, err
     expected = {"publish": "rejected 0", "demo": "nothing lost, nothing doubled", "stats": "received", "tail": ""}
-    assert expected[command] in out
+    assert {**expected, "backup": "backup.db: 0 events"}[command] in out
 
 
 def test_help_for_a_pipe_is_plain_text() -> None:

@@ -120,6 +120,42 @@ def test_a_conflict_is_told_with_its_place(shared_server: Server, topic: str, ev
     assert stored(shared_server, topic)[0] == ("e-1", {"n": 1})
 
 
+def test_a_last_line_without_line_end_is_sent_and_told_and_once_ended_it_is_the_same_event(
+    shared_server: Server, topic: str, file: Any
+) -> None:
+    first = invoke("publish", file("one\ntwo"), "--topic", topic, url=shared_server.url)
+    assert (first.returncode, figures(first.stdout)["stored"]) == (0, 2)
+    (told,) = first.stderr.splitlines()
+    assert told.startswith("line 2, the last one, has no line end")
+    assert "--complete-lines" in told
+    ended = invoke("publish", file("one\ntwo\nthree\n"), "--topic", topic, url=shared_server.url)
+    assert (figures(ended.stdout)["stored"], ended.stderr) == (1, "")
+
+
+def test_complete_lines_sends_a_growing_line_once_when_it_is_whole(
+    shared_server: Server, topic: str, file: Any
+) -> None:
+    command = ("--topic", topic, "--complete-lines")
+    half = invoke("publish", file("one\ntw"), *command, url=shared_server.url)
+    assert (half.returncode, figures(half.stdout)["read"]) == (0, 1)
+    assert half.stderr == "line 2 has no line end and was left out\n"
+    whole = invoke("publish", file("one\ntwo\n"), *command, url=shared_server.url)
+    assert (figures(whole.stdout)["stored"], whole.stderr) == (1, "")
+    assert [payload["message"] for _, payload in stored(shared_server, topic)] == ["one", "two"]
+
+
+def test_complete_lines_leaves_out_half_an_ndjson_line_and_is_refused_for_a_document(event: Any, file: Any) -> None:
+    lines = json.dumps(event(1)) + "\n" + json.dumps(event(2))[:-9]
+    half = invoke("publish", file(lines), "--complete-lines", "--dry-run")
+    assert (half.returncode, figures(half.stdout)["read"], figures(half.stdout)["rejected"]) == (0, 1, 0)
+    assert invoke("publish", file("[]"), "--format", "json", "--complete-lines").returncode == 2
+
+
+def test_the_last_line_of_a_pipe_is_whole_without_a_line_end(shared_server: Server, topic: str) -> None:
+    done = run("publish", "-", "--topic", topic, url=shared_server.url, stdin=b"one")
+    assert (done.returncode, figures(done.stdout)["stored"], done.stderr) == (0, 1, "")
+
+
 def test_a_dry_run_needs_no_server(event: Any, file: Any) -> None:
     done = invoke("publish", file(lines_of(event(1), event(2, source=""))), "--dry-run", url="http://127.0.0.1:9")
     assert (done.returncode, figures(done.stdout)) == (1, {"read": 2, "good": 1, "rejected": 1})

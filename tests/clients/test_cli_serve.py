@@ -54,6 +54,22 @@ def test_settings_come_from_the_environment_and_ctrl_c_ends_it_well(start: Start
     assert process.stderr.read() == b""
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGINT for another process")
+def test_a_second_ctrl_c_ends_it_at_once_with_one_line(start: Start, tmp_path: Path) -> None:
+    process = start("serve", "--port", "0", "--db", str(tmp_path / "store.db"))
+    url, _ = banner(process)
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 20) as half:
+        half.sendall(b"POST /publish HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n")
+        assert half.recv(100).startswith(b"HTTP/1.1 100"), "the body is waited for"
+        process.send_signal(signal.SIGINT)
+        assert b" 503 " in half.recv(100), "it drains"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    assert process.stderr is not None
+    (line,) = process.stderr.read().decode().splitlines()
+    assert line.startswith("sekali: Ended at once")
+
+
 def test_an_address_that_others_can_reach_is_warned_of(start: Start, tmp_path: Path) -> None:
     process = start("serve", "--port", "0", "--host", "0.0.0.0", "--db", str(tmp_path / "store.db"))
     url, _ = banner(process)
@@ -109,6 +125,16 @@ def test_a_wrong_command_line_is_exit_2(arguments: list[str], words: str) -> Non
     done = invoke("serve", *arguments)
     assert done.returncode == 2
     assert words in done.stderr
+
+
+def test_a_variable_that_is_no_setting_is_told_once_and_it_serves_all_the_same(start: Start, tmp_path: Path) -> None:
+    process = start("serve", "--port", "0", "--db", str(tmp_path / "store.db"), SEKALI_DRAINS_S="1")
+    banner(process)
+    process.terminate()
+    assert process.stderr is not None
+    assert process.stderr.read().decode().splitlines() == [
+        "sekali: warning: SEKALI_DRAINS_S is not a setting and changes nothing; did you mean SEKALI_DRAIN_S?"
+    ]
 
 
 def test_a_setting_out_of_range_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,19 @@ def test_topics_and_times_select(shared_server: Server, topic: str) -> None:
     assert tail(shared_server, "--since", "1h", "--from-start").returncode == 2
 
 
+def test_a_number_of_events_counts_among_those_since_then(shared_server: Server, topic: str) -> None:
+    publish(shared_server, topic, *range(30))
+    shown = ("-t", topic, "--json")
+    middle = json.loads(tail(shared_server, *shown, "-n", "1").stdout)["received_at"]
+    publish(shared_server, topic, 30, 31)
+    assert len(ids(tail(shared_server, *shown, "--since", middle).stdout)) == 32
+    assert ids(tail(shared_server, *shown, "--since", middle, "-n", "3").stdout) == ["e-29", "e-30", "e-31"]
+    assert ids(tail(shared_server, *shown, "--since", "2100-01-01T00:00:00Z", "-n", "3").stdout) == []
+    refused = tail(shared_server, "--from-start", "-n", "3")
+    assert (refused.returncode, "-n and --from-start" in refused.stderr) == (2, True)
+    assert "with --since, the last N of those" in " ".join(invoke("tail", "--help").stdout.split())
+
+
 def test_following_goes_over_killed_servers_without_gap_or_repeat(server: Server, start: Start) -> None:
     everything = start("tail", "--json", "--interval", "0.05", url=server.url)
     of_topic = start("tail", "--json", "--interval", "0.05", "--topic", "t", url=server.url)

@@ -41,7 +41,7 @@ def environment_names(name: str, field: FieldInfo) -> list[str]:
 def errors_table() -> str:
     rows = ["| Code | Status | Title | Try again? |", "|---|---|---|---|"]
     for error in sorted(wire_errors(), key=lambda error: (error.status, error.code)):
-        again = "yes, the same request" if issubclass(error, errors.TryAgain | errors.BodyTooSlow) else "no"
+        again = "yes, the same request" if error.may_pass else "no"
         rows.append(f"| `{error.code}` | {error.status} | {error.title} | {again} |")
     return "\n".join(rows)
 

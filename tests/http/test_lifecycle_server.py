@@ -129,8 +129,9 @@ def test_a_second_server_on_the_store_is_refused_naming_the_first(make_server: M
     assert server.call("GET", "/readyz")[0] == 200
 
 
-def test_two_workers_are_refused(tmp_path: Path) -> None:
-    ended = run_uvicorn(tmp_path / "store.db", "--workers", "2")
+def test_two_workers_are_refused_at_once_since_neither_is_the_others_predecessor(tmp_path: Path) -> None:
+    ended = run_uvicorn(tmp_path / "store.db", "--workers", "2", SEKALI_PREDECESSOR_WAIT_S="600")
+    assert "is open in another worker of this server (pid " in ended.stderr
     assert "run uvicorn without --workers" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert "stopping the parent process" in ended.stderr
@@ -275,3 +276,28 @@ def test_ctrl_c_ends_the_server_cleanly(make_server: MakeServer) -> None:
     server.process.send_signal(signal.SIGINT)
     assert server.process.wait(EXIT_S_MAX) == 0
     assert "Traceback" not in server.log
+
+
+def test_a_second_ctrl_c_ends_a_draining_server_at_once_with_one_line(
+    make_server: MakeServer, connect: Callable[..., Connection]
+) -> None:
+    server = make_server().start()
+    assert server.call("POST", "/publish", event("a"))[0] == 200
+    half = connect(server, unfinished_publish(1_000))
+    assert bodies_arrive(server)
+    assert server.process is not None
+    server.process.send_signal(signal.SIGINT)
+    assert half.answer()[0] == 503, "it drains, and waits for the rest of the body"
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(EXIT_S_MAX) == 130
+    assert "Traceback" not in server.log
+    assert server.log.splitlines()[-1].startswith("sekali: Ended at once")
+    assert [each["event_id"] for each in server.start().call("GET", "/events")[1]] == ["a"]
+
+
+def test_a_variable_that_is_no_setting_is_told_once_and_it_serves_all_the_same(make_server: MakeServer) -> None:
+    server = make_server(SEKALI_TOPIC_MAX="7", SEKALI_TEST_SEED="1", SEKALI_URL="http://elsewhere.test").start()
+    told = [line for line in server.log.splitlines() if line.startswith("sekali: ")]
+    assert told == [
+        "sekali: warning: SEKALI_TOPIC_MAX is not a setting and changes nothing; did you mean SEKALI_TOPICS_MAX?"
+    ]

@@ -143,7 +143,8 @@ def test_the_examples_of_requests_are_taken(client: TestClient) -> None:
         ("GET", "/errors/nope"),
         ("POST", "/publish"),
         ("POST", "/publish?receipts=true"),
-        ("POST", "/publish?receipts=true&partial=true"),
+        ("POST", "/publish?partial=true"),
+        ("POST", "/publish?partial=true&receipts=false"),
         ("POST", "/seen"),
     ],
 )
@@ -158,6 +159,15 @@ def test_a_real_answer_fits_its_description(client: TestClient, method: str, url
     described = DOCUMENT["paths"][path][method.lower()]["responses"][str(answer.status_code)]
     schema = described["content"][answer.headers["content-type"]]["schema"]
     validator(schema).validate(answer.json())
+
+
+def test_receipts_come_as_their_parameters_are_described(client: TestClient) -> None:
+    parameters = {each["name"]: each for each in DOCUMENT["paths"]["/publish"]["post"]["parameters"]}
+    assert "default" not in parameters["receipts"]["schema"], "it depends on partial"
+    assert "receipts=false" in parameters["partial"]["description"]
+    for query, has_receipts in (("", False), ("receipts=true", True), ("partial=true", True)):
+        assert ("receipts" in client.post(f"/publish?{query}", json=[event("e-1")]).json()) == has_receipts
+    assert "receipts" not in client.post("/publish?partial=true&receipts=false", json=[event("e-1")]).json()
 
 
 def test_the_document_is_served_and_knows_where_it_is_mounted(client: TestClient) -> None:

@@ -14,9 +14,10 @@ from fastapi import FastAPI, HTTPException
 from fastapi.testclient import TestClient
 
 from sekali import errors
+from sekali.client.retry import may_pass
 from sekali.errors import SekaliError, TryAgain, Violation
 from sekali.http import problems
-from sekali.http.error_guide import ERRORS_BY_CODE, EXPLANATIONS, RULES_BY_CODE, ends_process, server_errors
+from sekali.http.error_guide import ERRORS_BY_CODE, EXPLANATIONS, RULES_BY_CODE, ends_process, explained, server_errors
 from sekali.http.params import PARAMETER_CODE_MEANINGS, ParameterCode
 from sekali.wire.rules import ITEM_CODE_MEANINGS, ItemCode
 
@@ -135,6 +136,31 @@ def test_an_unknown_path_is_404_and_is_not_repeated(reader: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "meant"),
+    [
+        ("POST", "/publish/", "/publish"),
+        ("POST", "/seen//", "/seen"),
+        ("GET", "/events/?topic=a", "/events"),
+        ("HEAD", "/stats/", None),
+        ("GET", "/errors/", "/errors"),
+        ("GET", "/errors/not_json/", None),
+        ("GET", "/nowhere/", None),
+    ],
+)
+def test_a_slash_at_the_end_is_404_that_names_the_path_without_it(
+    reader: TestClient, method: str, path: str, meant: str | None
+) -> None:
+    for client in (reader, TestClient(reader.app, root_path="/logs")):
+        answer = client.request(method, path, follow_redirects=False)
+        assert answer.status_code == 404
+        assert "location" not in answer.headers
+        if method == "HEAD":
+            continue
+        assert answer.json()["code"] == "not_found"
+        assert answer.json()["detail"].endswith(f"the slash at its end, {meant}." if meant else "lists what there is.")
+
+
+@pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
         ("GET", "/publish", "POST"),
@@ -162,6 +188,13 @@ def test_every_code_of_the_server_is_explained_and_no_other() -> None:
     assert all(each.when.endswith(".") and each.remedy.endswith(".") for each in EXPLANATIONS.values())
 
 
+def test_the_client_tries_again_exactly_what_the_server_says_may_pass() -> None:
+    said = {code for code, error in ERRORS_BY_CODE.items() if explained(error)["try_again"]}
+    assert said == {code for code, error in ERRORS_BY_CODE.items() if may_pass(error("x"))}
+    assert {"overloaded", "outcome_unknown", "internal_error", "body_too_slow"} <= said
+    assert said.isdisjoint({"invalid_event", "too_many_topics", "store_corrupt"})
+
+
 def test_every_rule_has_a_meaning() -> None:
     assert set(PARAMETER_CODE_MEANINGS) == set(ParameterCode)
     assert set(ITEM_CODE_MEANINGS) == set(ItemCode)
@@ -182,7 +215,7 @@ def test_every_type_leads_to_a_page(reader: TestClient) -> None:
         described: dict[str, Any] = reader.get(document["type"], headers={"accept": "application/json"}).json()
         assert described["code"] == code
         assert described["status"] == (None if ends_process(error) else error.status)
-        assert described["try_again"] == issubclass(error, TryAgain)
+        assert described["try_again"] == error.may_pass
 
 
 def test_the_list_of_errors_is_html_or_json(reader: TestClient) -> None:

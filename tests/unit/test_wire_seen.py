@@ -8,7 +8,7 @@ import pytest
 
 from sekali.errors import InvalidEvent, NotJson, RequestRefused, SekaliError, TooManyEvents, WrongRoot
 from sekali.event import SeenAnswer
-from sekali.wire.native import DecodeLimits, decode_seen, encode_seen
+from sekali.wire.native import DecodeLimits, decode_publish, decode_seen, encode_seen
 from tests.bad_inputs import event
 
 LIMITS = DecodeLimits(batch_events_max=10, event_bytes_max=1024, depth_max=8, body_bytes_max=1 << 16)
@@ -75,6 +75,27 @@ def test_the_body_keeps_the_rules_of_publish() -> None:
     )
     assert "send the array itself" in refusal(b'{"keys":[{"topic":"a","event_id":"b"}]}').detail
     assert refusal(b"[" * 60_000).violations[0].code == "too_deep"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"7",
+        b"[{]",
+        b"[" + b"{}," * 10 + b"{}]",
+        b'{"topic":"a"}',
+        b'[{"topic":"a","event_id":""},{}]',
+        b'{"topic":"a","event_id":"b","x":"%b"}' % (b"x" * 1024),
+    ],
+)
+def test_a_refused_look_up_does_not_speak_of_storing_as_a_refused_publish_does(body: bytes) -> None:
+    looked_up = refusal(body)
+    with pytest.raises(type(looked_up)) as published:
+        decode_publish(body, LIMITS)
+    assert "stored" not in looked_up.detail
+    has_broken_rules = bool(published.value.violations)
+    assert published.value.detail.startswith("Nothing was stored. ") == has_broken_rules
 
 
 def test_the_answer_is_an_array() -> None:

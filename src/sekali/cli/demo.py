@@ -79,12 +79,17 @@ def demo(
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the block as Ctrl-C does, so that the server is not left behind."""
+    """SIGTERM and a closed terminal end the block as Ctrl-C does, so that the server is not left behind.
+
+    Only the first of them counts: the clean-up that it sets off is short, and is not to be interrupted.
+    """
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
     def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
     previous = [(number, signal.signal(number, interrupt)) for number in numbers]
     try:
         yield
@@ -125,9 +130,9 @@ class ServerProcess:
 
     def kill(self) -> None:
         """SIGKILL (on Windows TerminateProcess): nothing is flushed, no handler runs."""
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     def stop(self) -> None:
         """End it if it still runs, gently first."""
@@ -248,6 +253,9 @@ class Show:
             self.add(f"{progress.receipts['duplicate']:,} times the answer was: duplicate, already stored")
             self.tell("everything is read back and compared with what was sent")
             check = compare(server.url, events)
+        except KeyboardInterrupt:
+            server.kill()
+            raise
         finally:
             server.stop()
         self.verdict(check, progress)

@@ -8,6 +8,8 @@
 - `payload`: `{"line": n, "message": text}`, the text without its line end (LF or CR LF).
 - A line that is not UTF-8 has `"escaped": true` as well. Then in its text each backslash is doubled and each byte that
   is no UTF-8 is written `\\xNN`; reading `\\\\` as a backslash and `\\xNN` as that byte gives back the line's bytes.
+- The last line may lack its line end. In a file that is still written to it may be half a line: sent so, and
+  again when it is whole, it is two events. `complete_lines` leaves it out.
 - `timestamp`: the ISO 8601 time the line begins with (in `[]` or not; local time when it names no offset), otherwise
   the time at which it is read. It takes no part in the comparison of a resend.
 """
@@ -92,12 +94,17 @@ class EventInput:
         form: InputFormat = InputFormat.AUTO,
         labels: TextLabels | None = None,
         *,
+        complete_lines: bool = False,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`labels` are required for text; auto means text when they are given. `clock`: the time, with its zone."""
+        """`labels` are required for text; auto means text when they are given. `complete_lines`: of text and NDJSON, a
+        last line without its line end is left out. `clock`: the time, with its zone."""
         self.form = form
         self.bytes_read = 0
         self.empty_lines = 0
+        self.open_line: int | None = None
+        """The number of the last line if it had no line end, once the end was reached."""
+        self._complete_lines = complete_lines
         self._stream = stream
         self._labels = labels
         self._clock = clock
@@ -175,6 +182,8 @@ class EventInput:
                 yield run
             chunk = self._read()
         if held:
+            self.open_line = number + 1
+        if held and not self._complete_lines:
             yield [(number + 1, None if held > LINE_BYTES_MAX else b"".join(parts))]
 
     def _text_item(self, place: int, line: bytes | None) -> Item | BadItem | None:

@@ -39,6 +39,9 @@ def publish(
     url: options.Url = options.DEFAULT_URL,
     batch: Annotated[int, typer.Option(min=1, max=50_000, metavar="N", help="Most events in one request.")] = 1000,
     retry_s: options.RetrySeconds = 60.0,
+    complete_lines: Annotated[
+        bool, typer.Option("--complete-lines", help="Leave out a last line that has no line end: it may still grow.")
+    ] = False,
     is_strict: Annotated[bool, typer.Option("--strict", help="Stop at the first event that cannot be stored.")] = False,
     is_dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the input by the rules, and send nothing.")
@@ -62,11 +65,13 @@ def publish(
     $ sekali publish /var/log/dpkg.log --topic os.dpkg
     """
     labels = _text_labels(file, topic, source, form)
+    if complete_lines and form is InputFormat.JSON:
+        fail("--complete-lines is for lines; a JSON document has none", EXIT_USAGE)
     console = stderr()
     outage = Outage(console)
     with _open(file) as stream:
-        events = EventInput(stream, form, labels)
-        report = Report(events, console, _size_bytes(stream), is_quiet=is_quiet)
+        events = EventInput(stream, form, labels, complete_lines=complete_lines)
+        report = Report(events, console, _size_bytes(stream), complete_lines=complete_lines, is_quiet=is_quiet)
         if is_dry_run:
             _send_all(events, Sender(LocalCheck(), is_strict=is_strict), report, outage, batch, is_dry_run=True)
             return
@@ -79,7 +84,7 @@ class LocalCheck:
     """Takes events as a server with default limits does, but stores nothing: what it accepts is called stored."""
 
     def __init__(self) -> None:
-        settings = Settings()
+        settings = Settings.model_construct()  # the defaults: the environment here need not be the server's
         self._limits = DecodeLimits(
             batch_events_max=settings.batch_events_max,
             event_bytes_max=settings.event_bytes_max,
@@ -121,6 +126,8 @@ def _send_all(
         feed.give_up()
     if places := report.troubled_places():
         note(places)
+    if failure is None and (open_line := report.open_line()):
+        note(open_line)
     if sender.account.read or failure is None:
         stdout().print(report.summary(sender.account, is_dry_run=is_dry_run))
     if failure is not None:
@@ -179,7 +186,3 @@ def _size_bytes(stream: BinaryIO) -> int | None:
         return os.fstat(stream.fileno()).st_size or None
     except OSError:
         return None
-
-
-def _announce_retry(error: SekaliError, wait_s: float) -> None:
-    note(f"{error.detail}; trying again in {wait_s:.1f} s")

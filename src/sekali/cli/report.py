@@ -8,7 +8,7 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 
-from sekali.cli.inputs import EventInput
+from sekali.cli.inputs import EventInput, InputFormat
 from sekali.cli.sender import Account, Trouble
 from sekali.cli.terminal import visible
 
@@ -39,9 +39,19 @@ class Places:
 class Report:
     """What a person sees while it runs, and the summary."""
 
-    def __init__(self, events: EventInput, console: Console, size_bytes: int | None, *, is_quiet: bool) -> None:
-        """`size_bytes` of the input, None where it has none. The bar is drawn on a terminal only."""
+    def __init__(
+        self,
+        events: EventInput,
+        console: Console,
+        size_bytes: int | None,
+        *,
+        complete_lines: bool = False,
+        is_quiet: bool,
+    ) -> None:
+        """`size_bytes` of the input, None for a pipe. The bar is drawn on a terminal only."""
         self._events = events
+        self._may_grow = size_bytes is not None
+        self._complete_lines = complete_lines
         self._console = console
         self._started_s = time.monotonic()
         self._troubled = Places()
@@ -81,6 +91,20 @@ class Report:
             return None
         unit = self._events.unit if self._troubles == 1 else f"{self._events.unit}s"
         return f"not stored as sent: {self._troubles} {unit}: {self._troubled}"
+
+    def open_line(self) -> str | None:
+        """One line about a last line without line end, where it was left out or might be sent once more; or None."""
+        number = self._events.open_line
+        if number is None:
+            return None
+        if self._complete_lines:
+            return f"line {number} has no line end and was left out"
+        if self._may_grow and self._events.form is InputFormat.TEXT:
+            return (
+                f"line {number}, the last one, has no line end: if the file still grows there, the longer line will be "
+                "another event (--complete-lines leaves it out)"
+            )
+        return None
 
     def _rate(self, account: Account) -> float:
         """Events a second so far."""

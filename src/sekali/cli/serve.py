@@ -7,15 +7,14 @@ import ipaddress
 import os
 import socket
 import sys
-from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
-from pydantic import ValidationError
 
 from sekali import __version__
-from sekali.cli.terminal import EXIT_USAGE, fail, note, stdout, visible
-from sekali.settings import Settings
+from sekali.cli import options
+from sekali.cli.terminal import fail, note, stdout, visible
+from sekali.settings import Settings, unknown_variables
 
 BACKLOG: Final = 2048
 HEADER_BYTES_MAX: Final = 64 * 1024
@@ -25,9 +24,7 @@ HEADER_BYTES_MAX: Final = 64 * 1024
 def serve(
     host: Annotated[str, typer.Option(metavar="HOST", help="Where to listen; 0.0.0.0 is every address.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="The port; 0 takes a free one.")] = 8080,
-    db: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="The store. [default: DB_PATH, else ./data/store.db]")
-    ] = None,
+    db: options.Db = None,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -53,30 +50,12 @@ def serve(
 
     $ sekali serve --host 0.0.0.0 --port 0
     """
-    settings = _settings(db, workers)
+    settings = options.settings(db, workers)
+    for line in unknown_variables(os.environ):
+        note(f"sekali: {line}")
     listener = _bind(host, port)
     with listener:
         _serve(settings, listener, host, keep_alive_s=keep_alive_s, is_access_logged=is_access_logged)
-
-
-def _settings(db: Path | None, workers: int | None) -> Settings:
-    """From the environment, and over it what the command line says. Ends the command when one is out of range."""
-    chosen: dict[str, Any] = {}
-    if db is not None:
-        chosen["DB_PATH"] = str(db)
-    if workers is not None:
-        chosen["CONSUMER_WORKERS"] = workers
-    try:
-        return Settings(**chosen)
-    except ValidationError as error:
-        fail("; ".join(_broken_settings(error)), EXIT_USAGE)
-
-
-def _broken_settings(error: ValidationError) -> list[str]:
-    """`SEKALI_DRAIN_S: Input should be ...`, one for each. The value itself is not repeated."""
-    faults = error.errors(include_url=False, include_input=False)
-    named = ((".".join(map(str, fault["loc"])), fault["msg"]) for fault in faults)
-    return [f"{name if name.isupper() else 'SEKALI_' + name.upper()}: {message}" for name, message in named]
 
 
 def _bind(host: str, port: int) -> socket.socket:

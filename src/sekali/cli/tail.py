@@ -19,6 +19,7 @@ from sekali.cli.terminal import EXIT_INTERRUPTED, EXIT_USAGE, fail, json_visible
 from sekali.client import PAGE_EVENTS, Client, EventFilter, EventLine, RetryPolicy, StoredEvent
 from sekali.errors import SekaliError
 
+LAST_EVENTS: Final = 10
 LAST_EVENTS_MAX: Final = 10_000
 GIVE_UP_AFTER_S: Final = 30.0
 """When not following."""
@@ -31,15 +32,15 @@ def tail(
         list[str] | None, typer.Option("--topic", "-t", metavar="NAME", help="Only this topic; may be repeated.")
     ] = None,
     count: Annotated[
-        int,
+        int | None,
         typer.Option(
             "-n",
             min=0,
             max=LAST_EVENTS_MAX,
             metavar="N",
-            help="Begin with the last N events; not with --since, --from-start.",
+            help="Begin with the last N events; with --since, the last N of those. [default: 10; with --since, all]",
         ),
-    ] = 10,
+    ] = None,
     since: Annotated[
         str | None,
         typer.Option(metavar="WHEN", help="Begin with what was received since then: 15m, 2h, 7d, or an ISO 8601 time."),
@@ -63,8 +64,7 @@ def tail(
 
     $ sekali tail --since 1h --no-follow --json
     """
-    if since is not None and is_from_start:
-        fail("--since and --from-start contradict each other", EXIT_USAGE)
+    count = _last_count(count, since, is_from_start=is_from_start)
     where = EventFilter(topics=tuple(topic or ()), since=None if since is None else since_text(since))
     outage = Outage(stderr())
     retry = RetryPolicy(
@@ -74,7 +74,7 @@ def tail(
     try:
         with options.connect(url, retry) as client:
             cursor = None
-            if since is None and not is_from_start:
+            if count is not None:
                 lines = last_lines(client, where, max(count, 1))
                 show(lines[-count:] if count else [])
                 cursor = str(lines[-1].event.offset) if lines else None
@@ -85,6 +85,14 @@ def tail(
         fail(error.detail)
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _last_count(count: int | None, since: str | None, *, is_from_start: bool) -> int | None:
+    """How many of the last events to begin with; None for all. Ends the command on a contradiction."""
+    for given, option in ((since, "--since"), (count, "-n")):
+        if given is not None and is_from_start:
+            fail(f"{option} and --from-start contradict each other", EXIT_USAGE)
+    return LAST_EVENTS if count is None and since is None and not is_from_start else count
 
 
 def last_lines(client: Client, where: EventFilter, count: int) -> list[EventLine]:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay
 
-from sekali.errors import BodyTooSlow, InternalError, SekaliError, ServerUnreachable, TryAgain, UnexpectedAnswer
+from sekali.errors import SekaliError, UnexpectedAnswer
 
 Answer = TypeVar("Answer")
 
@@ -26,7 +26,7 @@ def may_pass(error: BaseException) -> bool:
     """Whether the same request can succeed later."""
     if isinstance(error, UnexpectedAnswer):
         return error.answered_status in PASSING_STATUSES
-    return isinstance(error, (TryAgain, ServerUnreachable, BodyTooSlow, InternalError))
+    return isinstance(error, SekaliError) and error.may_pass
 
 
 @dataclass(frozen=True, slots=True)

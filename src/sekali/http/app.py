@@ -28,6 +28,8 @@ class SekaliApp(FastAPI):
             lifespan=_lifespan,
             docs_url=None,
             redoc_url=None,
+            # A redirect that a sender does not follow looks like a success; with a body few follow it.
+            redirect_slashes=False,
         )
         self.lifecycle = lifecycle.Lifecycle(settings)
         lifecycle.tie(self)

@@ -45,7 +45,7 @@ class BodyBudget:
             if reserved > self._bytes_max and self._reserved_bytes > held:
                 raise Overloaded(
                     "The bodies of other requests fill the memory set aside for them. "
-                    "Wait as Retry-After says, then send the same events again.",
+                    "Wait as Retry-After says, then send the same request again.",
                     retry_after_s=RETRY_AFTER_S,
                 )
             self._reserved_bytes = reserved
@@ -73,7 +73,7 @@ class IncomingBody:
     async def read(self, content_length: int | None) -> bytes:
         """The whole body. Raises BodyTooLarge, BodyTooSlow, Overloaded, Draining, ClientGone."""
         if content_length is not None and content_length > self._settings.body_bytes_max:
-            raise self._too_large()
+            raise too_large(self._settings)
         started_s = time.monotonic()
         watched = self._deadlines.enter(started_s + self._settings.body_deadline_s, cut_when_draining=True)
         try:
@@ -91,7 +91,7 @@ class IncomingBody:
                 raise
             if watched.cut is Cut.DRAINING:
                 raise self._hub.refusal() from None
-            raise self._too_slow() from None
+            raise too_slow(self._settings) from None
         finally:
             self._deadlines.leave(watched)
 
@@ -122,7 +122,7 @@ class IncomingBody:
         size = len(chunk)
         if size:
             if self._reserved_bytes + size > self._settings.body_bytes_max:
-                raise self._too_large()
+                raise too_large(self._settings)
             self._budget.take(size, self._reserved_bytes)
             self._reserved_bytes += size
         return chunk, self.is_complete
@@ -130,13 +130,13 @@ class IncomingBody:
     def _cut_at_s(self, started_s: float, arrived_bytes: int) -> float:
         return started_s + self._settings.body_deadline_s + arrived_bytes / self._settings.body_rate_bytes_s_min
 
-    def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(
-            f"A body may have at most {self._settings.body_bytes_max} bytes. Send the events in several requests."
-        )
 
-    def _too_slow(self) -> BodyTooSlow:
-        return BodyTooSlow(
-            f"A body has {self._settings.body_deadline_s:g} s to arrive, and another second for each "
-            f"{self._settings.body_rate_bytes_s_min} bytes of it. Nothing was stored."
-        )
+def too_large(settings: Settings) -> BodyTooLarge:
+    return BodyTooLarge(f"A body may have {settings.body_bytes_max} bytes. Send the items in several requests.")
+
+
+def too_slow(settings: Settings) -> BodyTooSlow:
+    return BodyTooSlow(
+        f"A body has {settings.body_deadline_s:g} s to arrive, and another second for each "
+        f"{settings.body_rate_bytes_s_min} bytes of it."
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sekali.errors import ClientError, SekaliError, StoreUnusable, TryAgain
+from sekali.errors import ClientError, SekaliError, StoreUnusable
 from sekali.http.params import PARAMETER_CODE_MEANINGS
 from sekali.wire.rules import ITEM_CODE_MEANINGS
 
@@ -35,7 +35,7 @@ EXPLANATIONS: Final[dict[str, Explanation]] = {
     "body_too_slow": Explanation(
         "The body did not arrive within SEKALI_BODY_DEADLINE_S seconds plus one second for every "
         "SEKALI_BODY_RATE_BYTES_S_MIN bytes of it. Nothing was stored.",
-        "Send smaller batches, or raise those settings for senders on slow lines.",
+        "Send it again, or smaller batches; or raise those settings for senders on slow lines.",
     ),
     "body_too_large": Explanation(
         "The body has more bytes than SEKALI_BODY_BYTES_MAX. Nothing was stored.",
@@ -185,7 +185,7 @@ def explained(error: type[SekaliError]) -> dict[str, Any]:
         "title": error.title,
         "when": explanation.when,
         "remedy": explanation.remedy,
-        "try_again": issubclass(error, TryAgain),
+        "try_again": error.may_pass,
     }
     if error.code in RULES_BY_CODE:
         document["rules"] = RULES_BY_CODE[error.code]

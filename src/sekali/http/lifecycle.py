@@ -11,11 +11,13 @@ import atexit
 import concurrent.futures
 import logging
 import os
+import signal
 import sys
 import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from pydantic import ValidationError
@@ -26,7 +28,7 @@ from sekali.http.body import BodyBudget
 from sekali.http.deadlines import Deadlines
 from sekali.http.reading import OpenReads
 from sekali.hub import Hub
-from sekali.settings import Settings
+from sekali.settings import Settings, broken_settings, unknown_variables
 from sekali.wire.native import DecodeLimits
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ class Lifecycle:
         self._starting_loop: asyncio.AbstractEventLoop | None = None
         self._signals = signals.SignalChain(self._on_signal)
         self._exit_code = signals.FAILURE_EXIT
+        self._is_told_to_stop = False
         self.current: Serving | None = None
         """What is open now. May be read without a lock."""
         self.is_leaving = False
@@ -115,6 +118,7 @@ class Lifecycle:
             is_first = self._lifespans == 1
         if is_first:
             self._starting_loop = asyncio.get_running_loop()
+            self._is_told_to_stop = False
             self._signals.install()
         try:
             if is_first:
@@ -184,6 +188,9 @@ class Lifecycle:
 
     def _open_now(self) -> Serving:
         try:
+            if self._settings is None:
+                for line in unknown_variables(os.environ):
+                    _say(line)
             hub = Hub.open(self._read_settings())
         except BaseException:
             with self._lock:
@@ -212,12 +219,18 @@ class Lifecycle:
         try:
             return Settings()
         except ValidationError as error:
-            raise StoreUnusable("; ".join(_broken_settings(error))) from error
+            raise StoreUnusable(broken_settings(error)) from error
 
     # Signals and failure
 
     def _on_signal(self, number: int) -> None:
         """In the signal's handler: no lock may be taken."""
+        if number == signal.SIGINT and self._is_told_to_stop:
+            # As good as kill -9, which loses nothing. The server would drop its tasks and show the traceback of each.
+            with suppress(OSError):  # unbuffered: the signal may have come in the middle of a write to sys.stderr
+                os.write(2, b"sekali: Ended at once, at the second Ctrl-C. All that was answered for is on disk.\n")
+            os._exit(128 + number)
+        self._is_told_to_stop = True
         self._exit_code = 128 + number
         if self.current is not None:
             self.current.hub.start_draining()
@@ -276,15 +289,6 @@ def _done(result: _T) -> Future[_T]:
     future: Future[_T] = concurrent.futures.Future()
     future.set_result(result)
     return future
-
-
-def _broken_settings(error: ValidationError) -> list[str]:
-    """`CONSUMER_WORKERS: Input should be ...`, one for each. The value itself is not repeated."""
-    return [
-        f"{name if name.isupper() else 'SEKALI_' + name.upper()}: {found['msg']}"
-        for found in error.errors(include_url=False, include_input=False)
-        for name in [str(found["loc"][0]) if found["loc"] else "settings"]
-    ]
 
 
 def _say(line: str) -> None:

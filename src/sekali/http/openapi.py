@@ -18,9 +18,10 @@ from starlette.responses import Response
 from sekali import __version__, errors
 from sekali.errors import SekaliError
 from sekali.http import openapi_schemas as schemas
-from sekali.http.error_guide import EXPLANATIONS, server_errors
+from sekali.http.error_guide import explained, server_errors
+from sekali.http.openapi_problems import problem_example
 from sekali.http.openapi_schemas import Schema, array_of, ref
-from sekali.http.problems import PROBLEM_MEDIA_TYPE, json_response, problem_document
+from sekali.http.problems import PROBLEM_MEDIA_TYPE, json_response
 
 PATH: Final = "/openapi.json"
 
@@ -109,19 +110,19 @@ def _operation(
         operation["parameters"] = list(parameters)
     if body is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": body}}
-    operation["responses"] = {**answers, **_problems((*refusals, errors.InternalError))}
+    operation["responses"] = {**answers, **_problems(name, (*refusals, errors.InternalError))}
     return operation
 
 
-def _problems(refusals: Sequence[type[SekaliError]]) -> Schema:
+def _problems(operation: str, refusals: Sequence[type[SekaliError]]) -> Schema:
     by_status: defaultdict[int, list[type[SekaliError]]] = defaultdict(list)
     for error in server_errors():
         if error in refusals:
             by_status[error.status].append(error)
-    return {str(status): _problem(found) for status, found in sorted(by_status.items())}
+    return {str(status): _problem(operation, found) for status, found in sorted(by_status.items())}
 
 
-def _problem(found: Sequence[type[SekaliError]]) -> Schema:
+def _problem(operation: str, found: Sequence[type[SekaliError]]) -> Schema:
     """One status of an operation: which codes it comes with, and an example of each."""
     codes = [error.code for error in found]
     answer: Schema = {
@@ -129,7 +130,7 @@ def _problem(found: Sequence[type[SekaliError]]) -> Schema:
         "content": {
             PROBLEM_MEDIA_TYPE: {
                 "schema": {"allOf": [ref("Problem"), {"properties": {"code": {"enum": codes}}}]},
-                "examples": {error.code: {"value": _problem_example(error)} for error in found},
+                "examples": {error.code: {"value": problem_example(error, operation)} for error in found},
             }
         },
     }
@@ -137,16 +138,6 @@ def _problem(found: Sequence[type[SekaliError]]) -> Schema:
         text = "Seconds to wait before the same request is worth sending again."
         answer["headers"] = {"Retry-After": {"description": text, "schema": {"type": "integer", "minimum": 1}}}
     return answer
-
-
-def _problem_example(error: type[SekaliError]) -> Schema:
-    violations: list[errors.Violation] = []
-    if error is errors.InvalidEvent:
-        violations = [errors.Violation("/3/event_id", "missing_field", "event_id is required.")]
-    elif error is errors.InvalidParameter:
-        violations = [errors.Violation("limit", "out_of_range", "limit must be from 1 to 10000.")]
-    detail = violations[0].detail if violations else EXPLANATIONS[error.code].remedy
-    return problem_document(error(detail, violations=violations))
 
 
 def _json(text: str, schema: Schema, example: Any, headers: Schema | None = None) -> dict[str, Any]:
@@ -207,7 +198,7 @@ def _publish_paths() -> dict[str, Any]:
             "value": {"accepted": 1, "queued": 1, "conflicts": [0]},
         },
         "partial": {
-            "summary": "With partial=true and receipts=true",
+            "summary": "With partial=true",
             "value": {
                 "accepted": 1,
                 "queued": 1,
@@ -231,8 +222,12 @@ def _publish_paths() -> dict[str, Any]:
         description="All or nothing: one event that breaks a rule refuses the request. Sending the same events again "
         "is always safe.",
         parameters=[
-            _query("receipts", "Tell what became of each event.", _FLAG),
-            _query("partial", "Store the good events of a batch, and tell the bad ones in receipts.", _FLAG),
+            _query("receipts", "Tell what became of each event. Without it: as `partial` says.", {"type": "boolean"}),
+            _query(
+                "partial",
+                "Store the good events of a batch. The bad ones are told in receipts, unless receipts=false is given.",
+                _FLAG,
+            ),
         ],
         body=one_or_many,
         answers=answers,
@@ -361,18 +356,13 @@ def _observe_paths() -> dict[str, Any]:
 
 
 def _page_paths() -> dict[str, Any]:
-    explained = {
-        "code": "disk_full",
-        "status": 507,
-        "title": errors.DiskFull.title,
-        "when": EXPLANATIONS["disk_full"].when,
-        "remedy": EXPLANATIONS["disk_full"].remedy,
-        "try_again": True,
-    }
     listed = _html("Every code, what it means and what to do.")
-    listed["200"]["content"]["application/json"] = {"schema": array_of(ref("Explanation")), "example": [explained]}
+    listed["200"]["content"]["application/json"] = {
+        "schema": array_of(ref("Explanation")),
+        "example": [explained(errors.DiskFull)],
+    }
     one = _html("What the code means and what to do.")
-    one["200"]["content"]["application/json"] = {"schema": ref("Explanation"), "example": explained}
+    one["200"]["content"]["application/json"] = {"schema": ref("Explanation"), "example": explained(errors.DiskFull)}
     code = {"name": "code", "in": "path", "required": True, "schema": {"type": "string"}, "example": "disk_full"}
     description = {"200": {"description": "OpenAPI 3.1.", "content": {"application/json": {"schema": {}}}}}
     return {

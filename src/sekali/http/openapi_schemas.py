@@ -85,7 +85,8 @@ SCHEMAS: Final[dict[str, Schema]] = {
             },
             "receipts": {
                 **array_of({"anyOf": [ref("Receipt"), ref("Rejection")]}),
-                "description": "With `receipts=true`: one for each item, in the order sent.",
+                "description": "One for each item, in the order sent; with `receipts=true`, or `partial=true` and no "
+                "`receipts=false`.",
             },
         },
         optional=("conflicts", "receipts"),

@@ -125,13 +125,22 @@ async def _on_any_exception(_: Request, __: Exception) -> Response:
     return problem_response(InternalError(INTERNAL_DETAIL))
 
 
-async def _on_http_exception(_: Request, exc: Exception) -> Response:
+async def _on_http_exception(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     if exc.status_code == HTTPStatus.NOT_FOUND:
-        return problem_response(RouteNotFound("Nothing is served at this path. GET / lists what there is."))
+        return problem_response(_route_not_found(request))
     if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         return _method_not_allowed((exc.headers or {}).get("Allow", ""))
     return _foreign_problem(exc)
+
+
+def _route_not_found(request: Request) -> RouteNotFound:
+    path: str = request.scope["path"]
+    path = path.removeprefix(request.scope.get("root_path", "").rstrip("/"))
+    without_slash = path.rstrip("/")
+    if path != without_slash and without_slash in request.app.openapi()["paths"]:
+        return RouteNotFound(f"Nothing is served at this path: leave away the slash at its end, {without_slash}.")
+    return RouteNotFound("Nothing is served at this path. GET / lists what there is.")
 
 
 def _method_not_allowed(allow: str) -> Response:

@@ -123,7 +123,7 @@ async def answer_publish(lifecycle: Lifecycle, scope: Scope, receive: Receive) -
         if serving.hub.draining:
             raise serving.hub.refusal()
         content_length = checked_headers(scope)
-        options = _options(scope["query_string"]) if scope["query_string"] else _NO_OPTIONS
+        options = publish_options(scope["query_string"]) if scope["query_string"] else _NO_OPTIONS
         data = await body.read(content_length)
         batch = await _decoded(data, serving, partial=options.partial)
         published = await serving.hub.publish(batch)
@@ -224,7 +224,7 @@ def _charset_is_utf8(parameters: str) -> bool:
     return True
 
 
-def _options(query_string: bytes) -> PublishOptions:
+def publish_options(query_string: bytes) -> PublishOptions:
     """Raises InvalidParameter."""
     parameters = Parameters(query_string, single=("receipts", "partial"))
     receipts = parameters.choice("receipts", _FLAG_WORDS)

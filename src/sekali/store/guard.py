@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from filelock import FileLock, Timeout
 
 from sekali.errors import StoreLocked, StoreUnusable
+
+_LOOK_S: Final = 0.2
+"""How often somebody who waits looks at who it is that holds the lock."""
 
 
 class ProcessGuard:
@@ -23,28 +29,57 @@ class ProcessGuard:
         self._store_path = store_path
 
     def acquire(self, wait_s: float) -> None:
-        """Waits up to `wait_s` for a predecessor to let go. Raises StoreLocked naming its process id."""
+        """Waits up to `wait_s` for a predecessor to let go, and not at all for another worker of the same supervisor,
+        which is none. Raises StoreLocked naming its process id."""
+        deadline_s = time.monotonic() + wait_s
         try:
-            self._lock.acquire(timeout=wait_s, poll_interval=0.05)
-        except Timeout as error:
-            raise StoreLocked(
-                f"{self._store_path} is open in another process ({self._holder()}). One process per "
-                "store: stop that one, give this one another DB_PATH, and run uvicorn without --workers."
-            ) from error
+            while not self._is_acquired(max(0.0, min(_LOOK_S, deadline_s - time.monotonic()))):
+                self._refuse_among_workers()
+                if time.monotonic() >= deadline_s:
+                    raise StoreLocked(
+                        f"{self._store_path} is open in another process ({self._holder()}). One process per "
+                        "store: stop that one, give this one another DB_PATH, and run uvicorn without --workers."
+                    )
         except (OSError, NotImplementedError) as error:
             raise StoreUnusable(f"The folder of {self._store_path} cannot be written to: {error}") from error
         with suppress(OSError):  # a full disk: the lock holds all the same
-            self._pid_path.write_text(f"{os.getpid()}\n")
+            self._pid_path.write_text(f"{os.getpid()} {_supervisor_pid()}\n")
 
     def release(self) -> None:
         self._pid_path.unlink(missing_ok=True)
         self._lock.release()
 
-    def _holder(self) -> str:
+    def _is_acquired(self, wait_s: float) -> bool:
         try:
-            return f"pid {int(self._pid_path.read_text())}"
+            self._lock.acquire(timeout=wait_s, poll_interval=0.05)
+        except Timeout:
+            return False
+        return True
+
+    def _refuse_among_workers(self) -> None:
+        pids = self._pids()
+        if _supervisor_pid() and pids[1:] == [_supervisor_pid()]:
+            raise StoreLocked(
+                f"{self._store_path} is open in another worker of this server (pid {pids[0]}). One process owns a "
+                "store: run uvicorn without --workers; CONSUMER_WORKERS sets the number of its threads."
+            )
+
+    def _holder(self) -> str:
+        pids = self._pids()
+        return f"pid {pids[0]}" if pids else "its pid is not known"
+
+    def _pids(self) -> list[int]:
+        """The holder's process id and its supervisor's, 0 where it has none; empty when they cannot be read."""
+        try:
+            return [int(text) for text in self._pid_path.read_text().split()]
         except (OSError, ValueError):
-            return "its pid is not known"
+            return []
+
+
+def _supervisor_pid() -> int:
+    """Of the process that started this one as a worker of its own (`--workers`, `--reload`); 0 when none did."""
+    parent = multiprocessing.parent_process()
+    return 0 if parent is None or parent.pid is None else parent.pid
 
 
 class FileIdentity:

@@ -118,16 +118,8 @@ class Log:
         is_empty = not value_of(writer, "SELECT count(*) FROM sqlite_schema")
         if application_id == 0 and version == 0 and is_empty:
             self._create()
-        elif application_id != APPLICATION_ID:
-            raise StoreUnusable(
-                f"{self.path} is a SQLite file of another program (application_id {application_id}); "
-                "Sekali leaves it as it is. Point DB_PATH to a new file."
-            )
-        elif version > FORMAT_VERSION:
-            raise StoreUnusable(
-                f"{self.path} was written by a newer version (format {version}, this one reads {FORMAT_VERSION}); "
-                "pip install --upgrade sekali"
-            )
+        else:
+            check_is_store(writer, self.path)
         writer.pragma("journal_mode", "wal")
 
     def _create(self) -> None:
@@ -156,10 +148,7 @@ class Log:
         return Identity(store_id, digest_key)
 
     def read_totals(self) -> Totals:
-        sql = "SELECT commit_no, chain, last_offset, store_time_us, duplicates, conflicts, events, checksum FROM totals"
-        *columns, checksum = rows_of(self._writer, sql)[0]
-        check_row("the totals", checksum, *columns)
-        return Totals(*columns)
+        return totals_of(self._writer)
 
     def write(self, statements: Iterable[Statement]) -> None:
         """All statements in one durable transaction. The caller holds the store's turn.
@@ -194,7 +183,7 @@ class Log:
         with self._readers_lock:
             connection = self._readers.pop() if self._readers else None
         if connection is None:
-            connection = _tuned(apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY))
+            connection = read_only(self.path)
         try:
             connection.execute("BEGIN")
             yield connection
@@ -259,6 +248,34 @@ class Log:
             connection.close()
         self._checkpointer.close()
         self._writer.close()
+
+
+def check_is_store(connection: apsw.Connection, path: Path) -> None:
+    """Raises StoreUnusable when the file at `path` is another program's, or a newer version's."""
+    application_id = connection.pragma("application_id")
+    if application_id != APPLICATION_ID:
+        raise StoreUnusable(
+            f"{path} is a SQLite file of another program (application_id {application_id}); "
+            "Sekali leaves it as it is. Point DB_PATH to a new file."
+        )
+    version = connection.pragma("user_version")
+    if version > FORMAT_VERSION:
+        raise StoreUnusable(
+            f"{path} was written by a newer version (format {version}, this one reads {FORMAT_VERSION}); "
+            "pip install --upgrade sekali"
+        )
+
+
+def totals_of(connection: apsw.Connection) -> Totals:
+    """Raises StoreCorrupt."""
+    sql = "SELECT commit_no, chain, last_offset, store_time_us, duplicates, conflicts, events, checksum FROM totals"
+    *columns, checksum = rows_of(connection, sql)[0]
+    check_row("the totals", checksum, *columns)
+    return Totals(*columns)
+
+
+def read_only(path: Path) -> apsw.Connection:
+    return _tuned(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY))
 
 
 def _tuned(connection: apsw.Connection) -> apsw.Connection:

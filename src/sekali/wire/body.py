@@ -34,7 +34,7 @@ def check_root(body: bytes, limits: DecodeLimits) -> bytes:
     _check_utf8(body)
     start = body[:64].lstrip(_WHITE_SPACE) or body.lstrip(_WHITE_SPACE)
     if not start:
-        raise NotJson("The body is empty. Send an event, or an array of events.")
+        raise NotJson("The body is empty. Send a JSON object, or an array of objects.")
     root = start[:1]
     if root in b"{[":
         return root
@@ -42,7 +42,7 @@ def check_root(body: bytes, limits: DecodeLimits) -> bytes:
         _ITEM.decode(body)
     except msgspec.DecodeError as error:
         raise not_json(error) from None
-    raise WrongRoot("Send an event as a JSON object, or an array of events.")
+    raise WrongRoot("Send a JSON object, or an array of objects.")
 
 
 def _check_utf8(body: bytes) -> None:
@@ -116,4 +116,4 @@ _LEVELS_OPENED: Final = _LevelsOpened()
 
 
 def too_many(limits: DecodeLimits) -> TooManyEvents:
-    return TooManyEvents(f"A request may have {limits.batch_events_max} events. Send the rest in another one.")
+    return TooManyEvents(f"A request may have {limits.batch_events_max} items. Send the rest in another one.")

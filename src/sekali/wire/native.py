@@ -229,7 +229,7 @@ def decode_by_items(body: bytes, root: bytes, limits: DecodeLimits, *, partial: 
             else:
                 rejections.append(_rejection(index, examined))
     else:
-        events = examine_all(items, examine_event, limits, is_single=is_single)
+        events = examine_all(items, examine_event, limits, is_single=is_single, outcome="Nothing was stored.")
     return EventBatch(
         topics=[event.topic for event in events],
         event_ids=[event.event_id for event in events],

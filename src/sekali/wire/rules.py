@@ -107,8 +107,13 @@ def examine_all(
     limits: DecodeLimits,
     *,
     is_single: bool,
+    outcome: str = "",
 ) -> list[Examined]:
-    """What `examine` finds in each item. Raises EventTooLarge, InvalidEvent; the size goes before all other rules."""
+    """What `examine` finds in each item. Raises EventTooLarge, InvalidEvent; the size goes before all other rules.
+
+    `outcome`: what a refusal means for the whole request, a sentence to begin its detail with.
+    """
+    lead = f"{outcome} " if outcome else ""
     pointers = [""] if is_single else [f"/{index}" for index in range(len(items))]
     large = [
         too_large(pointer, len(item), limits)
@@ -116,7 +121,7 @@ def examine_all(
         if len(item) > limits.event_bytes_max
     ]
     if large:
-        raise EventTooLarge(f"Nothing was stored. {large[0].detail}", violations=large)
+        raise EventTooLarge(f"{lead}{large[0].detail}", violations=large)
     good: list[Examined] = []
     violations: list[Violation] = []
     violations_total = 0
@@ -128,9 +133,9 @@ def examine_all(
         else:
             good.append(examined)
     if violations_total:
-        rules = "one rule is" if violations_total == 1 else f"{violations_total} rules are"
+        rules = "One rule is" if violations_total == 1 else f"{violations_total} rules are"
         raise InvalidEvent(
-            f"Nothing was stored: {rules} broken. {violations[0].detail}",
+            f"{lead}{rules} broken. {violations[0].detail}",
             violations=violations,
             violations_total=violations_total,
         )
@@ -197,12 +202,12 @@ def is_wrapped_batch(values: dict[str, bytes]) -> bool:
 
 
 def too_deep(pointer: str, limits: DecodeLimits) -> Violation:
-    detail = f"An event may be nested {limits.depth_max} levels deep, itself included."
+    detail = f"An item may be nested {limits.depth_max} levels deep, itself included."
     return Violation(pointer, ItemCode.TOO_DEEP, detail)
 
 
 def too_large(pointer: str, event_bytes: int, limits: DecodeLimits) -> Violation:
-    detail = f"An event may have {limits.event_bytes_max} bytes; this one has {event_bytes}."
+    detail = f"An item may have {limits.event_bytes_max} bytes; this one has {event_bytes}."
     return Violation(pointer, ItemCode.EVENT_TOO_LARGE, detail)
 
 
