@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sekali.errors import IndexRebuilding, SekaliError
+from sekali.errors import IndexRebuilding, OutcomeUnknown, SekaliError
 from sekali.event import ReadQuery
 from sekali.store.store import Store
 from tests.contract.conftest import OpenStore
@@ -137,6 +137,34 @@ def test_an_index_of_another_future_is_thrown_away(open_one: OpenStore, db_path:
     check_index_of_another_future(open_one, db_path, tmp_path)
 
 
+def test_an_index_of_another_future_that_differs_in_a_topics_name_alone_is_thrown_away(
+    open_one: OpenStore, db_path: Path, tmp_path: Path
+) -> None:
+    """A restored backup went on as the lost future did, offset by offset and byte by byte, but under another topic."""
+    store = open_one()
+    fill(store, 0, 200)
+    store.close()
+    backup = copy_database(db_path, tmp_path / "backup")
+    kept = index_folder(db_path)
+
+    def go_on(topic: str) -> None:
+        store = wait_index_ready(open_one())
+        store.append([batch_of([Sent(topic, f"x-{i}") for i in range(50)])], STAMP_US)
+        store.close()
+
+    go_on("lost")
+    shutil.copytree(kept, tmp_path / "index of the lost future")
+    shutil.copy(backup, db_path)
+    remove_index(db_path)
+    go_on("kept")
+    remove_index(db_path)
+    shutil.copytree(tmp_path / "index of the lost future", kept)
+    store = wait_index_ready(open_one())
+    keys = [Sent(topic, f"x-{i}") for topic in ("kept", "lost") for i in range(50)]
+    told = receipts(store.append([batch_of(keys)], STAMP_US)[0])
+    assert told == [(DUPLICATE, 201 + i) for i in range(50)] + [(STORED, 251 + i) for i in range(50)]
+
+
 def check_index_of_another_store(open_one: Callable[..., Store], db_path: Path, tmp_path: Path) -> None:
     """The index of another store with the same number of commits is put in place of the own one."""
     other_path = tmp_path / "other" / db_path.name
@@ -205,6 +233,32 @@ def test_an_index_with_a_flipped_bit_never_decides_wrongly(
             store.close()
             assert has_stopped
             check_decides_rightly(open_one(copied))
+
+
+def test_a_damaged_block_stops_the_store_at_the_look_up_that_meets_it_and_the_next_opening_makes_the_index_anew(
+    open_store: OpenStore, db_path: Path
+) -> None:
+    """The first block of the largest table: opening reads the mark alone, which does not lie there."""
+    count = 30_000
+    store = open_store()
+    store.append([batch_of(events(0, count))], STAMP_US)
+    store.close()
+    table = max(index_folder(db_path).glob("*.sst"), key=lambda path: path.stat().st_size)
+    content = bytearray(table.read_bytes())
+    assert len(content) > 100_000, "a table of many blocks"
+    content[50] ^= 1
+    table.write_bytes(bytes(content))
+    store = open_store()
+    with pytest.raises(OutcomeUnknown):
+        store.append([batch_of(events(0, count))], STAMP_US)
+    assert isinstance(store.failed, OutcomeUnknown)
+    damaged = db_path.with_name(f"{db_path.name}.seen.damaged")
+    assert damaged.exists()
+    store.close()
+    store = open_store()
+    assert not damaged.exists()
+    check_decides_rightly(store, end=count, fresh=count)
+    assert store.totals().unique == count + 50
 
 
 def test_reads_work_while_the_index_is_rebuilt_and_publishing_is_refused(
