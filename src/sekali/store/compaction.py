@@ -14,9 +14,11 @@ from typing import Any, Final
 
 import apsw
 
+from sekali.errors import StoreCorrupt
 from sekali.store.block import LEVEL_OF_RUNS, Columns, decode_block, decode_integers, encode_block, encode_integers
 from sekali.store.log import Log, Statement
-from sekali.store.rows import row_checksum, value_of
+from sekali.store.rows import row_checksum, rows_of, value_of
+from sekali.store.seen import Mark
 from sekali.store.tail import FIELDS_PER_TOPIC, CommitRow, TailCommit, commit_rows
 
 RUN_EVENTS: Final = 16_384
@@ -228,3 +230,19 @@ def leftovers(connection: apsw.Connection) -> list[list[Statement]]:
     if value_of(connection, "SELECT 1 FROM commits WHERE commit_no <= ? LIMIT 1", last_commit):
         steps.append([("DELETE FROM commits WHERE commit_no <= ?", [(last_commit,)])])
     return steps
+
+
+def end_of_runs(connection: apsw.Connection) -> Mark:
+    """The last commit that runs hold. Raises StoreCorrupt unless they hold every commit and offset from 1 to there."""
+    gap = value_of(
+        connection,
+        """SELECT min(first_commit) FROM (
+               SELECT first_commit, lag(last_commit, 1, 0) OVER by_number AS commit_before,
+                      first_offset, lag(last_offset, 1, 0) OVER by_number AS offset_before
+               FROM runs WINDOW by_number AS (ORDER BY run_no))
+           WHERE first_commit != commit_before + 1 OR first_offset != offset_before + 1""",
+    )
+    if gap is not None:
+        raise StoreCorrupt(f"The run before commit {gap} is missing from the log. Restore the file from a backup.")
+    rows = rows_of(connection, "SELECT last_commit, chain, last_offset FROM runs ORDER BY run_no DESC LIMIT 1")
+    return Mark(*rows[0]) if rows else Mark()

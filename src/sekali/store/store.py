@@ -44,14 +44,13 @@ from sekali.event import BatchOutcome, EventBatch, ReadQuery, SeenAnswer, Stored
 from sekali.settings import Settings
 from sekali.store.append import Appender, PreparedGroup
 from sekali.store.catchup import CatchUp, adopt
-from sekali.store.compaction import RunSizes, leftovers
+from sekali.store.compaction import RunSizes, end_of_runs, leftovers
 from sekali.store.guard import FileIdentity, ProcessGuard
 from sekali.store.ledger import LedgerEntry, ledger_entries
 from sekali.store.log import Log, Totals
 from sekali.store.maintenance import Maintenance
 from sekali.store.reader import Reader
-from sekali.store.rows import value_of
-from sekali.store.seen import SeenIndex, unpack_value
+from sekali.store.seen import Mark, SeenIndex, unpack_value
 from sekali.store.tail import Tail, commit_rows, tail_commit
 from sekali.store.topics import TopicBook
 
@@ -121,12 +120,12 @@ class Store:
         self._log = Log(self._path)
         undo.callback(self._log.close)
         self._files = FileIdentity(self._path, self._log.wal_path)
-        with self._log.snapshot() as connection:
-            steps = leftovers(connection)
-        for step in steps:
-            self._log.write(step)
         totals = self._log.read_totals()
         self._topics, self._tail = _load(self._log, totals)
+        with self._log.snapshot() as connection:
+            steps = leftovers(connection)
+        for step in steps:  # only now: beside a run that is missing, its blocks would be taken for leftovers
+            self._log.write(step)
         self._reader = Reader(self._log, self._topics, self._tail)
         index_path = self._path.with_name(self._path.name + ".seen")
         identity = self._log.identity
@@ -381,18 +380,24 @@ def _real_path(path: Path) -> Path:
 
 
 def _load(log: Log, totals: Totals) -> tuple[TopicBook, Tail]:
-    """The topics with their exact figures, and the tail, from what the file holds. Raises StoreCorrupt."""
+    """The topics with their exact figures, and the tail, from what the file holds.
+
+    Raises StoreCorrupt, also when runs and tail together do not hold each commit up to the totals, and each offset.
+    """
     tail = Tail()
     with log.snapshot() as connection:
         topics, folded = TopicBook.load(connection)
-        first = value_of(connection, "SELECT min(commit_no) FROM commits")
-        start = totals.commit_no + 1 if first is None else first
-        while start <= totals.commit_no:
-            for row in commit_rows(connection, start, start + _LOAD_COMMITS - 1):
+        reached = end_of_runs(connection)
+        while rows := commit_rows(connection, reached.commit_no + 1, reached.commit_no + _LOAD_COMMITS):
+            for row in rows:
+                if (row.commit_no, row.first_offset) != (reached.commit_no + 1, reached.last_offset + 1):
+                    raise StoreCorrupt(
+                        f"Commit {reached.commit_no + 1} is missing from the log. Restore the file from a backup."
+                    )
                 commit, changes = tail_commit(row)
                 tail.append(commit)
                 topics.apply([each for each in changes if row.commit_no > folded[each.topic_id - 1]], row.stamp_us)
-            start += _LOAD_COMMITS
-    if tail.commits and tail.commits[-1].chain != totals.chain:
+                reached = Mark(commit.commit_no, commit.chain, commit.last_offset)
+    if reached != Mark(totals.commit_no, totals.chain, totals.last_offset):
         raise StoreCorrupt("The totals and the last commit do not belong together. Restore the file from a backup.")
     return topics, tail
