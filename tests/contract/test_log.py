@@ -1,4 +1,4 @@
-"""The log in SQLite: its write-ahead log starts over though somebody always reads, and opening waits for nobody."""
+"""The log in SQLite: its write-ahead log starts over though somebody always reads, and what it raises is ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from sekali.errors import StoreUnusable
+from sekali.errors import InternalError, SekaliError, StoreCorrupt, StoreUnusable
 from sekali.event import ReadQuery
 from sekali.store import log as log_module
 from sekali.store.log import Log
@@ -135,3 +135,54 @@ def test_opening_is_refused_while_another_program_reads_what_is_not_yet_in_the_f
         other.close()
     assert [offset for _, offset in append(store, 1, "more")] == [4]
     assert len(rows(store.read(ReadQuery()))) == 4
+
+
+# Errors of the driver
+
+
+@pytest.mark.parametrize(
+    ("met", "told"),
+    [
+        (apsw.CorruptError, StoreCorrupt),
+        (apsw.NotADBError, StoreCorrupt),
+        (apsw.IOError, InternalError),
+        (apsw.CantOpenError, InternalError),
+        (apsw.BusyError, InternalError),
+        (apsw.ReadOnlyError, InternalError),
+    ],
+)
+def test_what_reading_the_file_meets_is_told_as_an_error_of_ours(
+    store: Store, met: type[apsw.Error], told: type[SekaliError]
+) -> None:
+    append(store, 3)
+    with pytest.raises(told, match=rf"{store._log.path} .*\(seen by SQLite\)"), store._log.snapshot():
+        raise met("seen by SQLite")
+    assert len(rows(store.read(ReadQuery()))) == 3, "the next read finds a connection in order"
+
+
+def test_a_wrong_statement_is_an_error_of_the_program_and_stays_one(store: Store) -> None:
+    with pytest.raises(apsw.SQLError, match="no such table"), store._log.snapshot() as connection:
+        connection.execute("SELECT * FROM nowhere")
+    assert rows(store.read(ReadQuery())) == []
+
+
+def test_a_read_that_no_longer_finds_the_file_says_so(store: Store, db_path: Path) -> None:
+    """The connections that are open go on reading it; a further one can't be had."""
+    append(store, 3)
+    with ExitStack() as readers:
+        for _ in range(len(store._log._readers)):
+            readers.enter_context(store._log.snapshot())
+        db_path.rename(db_path.with_name("moved.db"))
+        with pytest.raises(InternalError, match=f"{db_path} cannot be read"):
+            rows(store.read(ReadQuery()))
+    assert len(rows(store.read(ReadQuery()))) == 3
+
+
+def test_a_read_that_finds_no_database_any_more_is_damage(store: Store, db_path: Path) -> None:
+    append(store, 3)
+    with store._appender.turn:
+        store._log.checkpoint(in_turn=True)
+    with db_path.open("r+b") as file:
+        file.write(b"no header" * 100)
+    with pytest.raises(StoreCorrupt, match="backup"):
+        rows(store.read(ReadQuery()))

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import apsw
 
-from sekali.errors import DiskFull, OutcomeUnknown, StoreCorrupt, StoreUnusable
+from sekali.errors import DiskFull, InternalError, OutcomeUnknown, StoreCorrupt, StoreUnusable
 from sekali.store.guard import fsync_directory
 from sekali.store.rows import check_row, row_checksum, rows_of, value_of
 
@@ -29,6 +29,18 @@ _READERS_KEPT_MAX: Final = 8
 _BUSY_TIMEOUT_MS: Final = 10_000
 _CHECKPOINT_WAIT_MS: Final = 200
 _CHECKPOINT_PAGES: Final = 4_096
+_UNREADABLE: Final = (
+    apsw.IOError,
+    apsw.CantOpenError,
+    apsw.PermissionsError,
+    apsw.ReadOnlyError,
+    apsw.BusyError,
+    apsw.LockedError,
+    apsw.ProtocolError,
+    apsw.FullError,
+    apsw.NoMemError,
+)
+"""What reading may meet in a file, a disk or a machine; other errors of SQLite are ours."""
 
 Statement = tuple[str, Sequence[tuple[Any, ...]]]
 
@@ -190,25 +202,39 @@ class Log:
 
     @contextmanager
     def snapshot(self) -> Iterator[apsw.Connection]:
-        """A read-only connection inside one read transaction. Keep it short: it holds back checkpoints."""
+        """A read-only connection inside one read transaction. Keep it short: it holds back checkpoints.
+
+        Raises StoreCorrupt, and InternalError when the file cannot be read. A wrong statement's own error goes through.
+        """
         with self._readers_lock:
             connection = self._readers.pop() if self._readers else None
-        if connection is None:
-            connection = _tuned(apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY))
         try:
+            if connection is None:
+                connection = _tuned(apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY))
             connection.execute("BEGIN")
             yield connection
-        except apsw.CorruptError as error:
+        except (apsw.CorruptError, apsw.NotADBError) as error:
             raise StoreCorrupt(f"{self.path} is damaged ({error}); restore it from a backup.") from error
+        except _UNREADABLE as error:
+            raise InternalError(f"{self.path} cannot be read ({error}); look at its disk and folder.") from error
         finally:
-            if connection.in_transaction:
+            if connection is not None:
+                self._give_back(connection)
+
+    def _give_back(self, connection: apsw.Connection) -> None:
+        """Keeps a reader's connection for the next one, or closes it."""
+        is_sound = True
+        if connection.in_transaction:
+            try:
                 connection.execute("ROLLBACK")
-            with self._readers_lock:
-                keep = not self._closed and len(self._readers) < _READERS_KEPT_MAX
-                if keep:
-                    self._readers.append(connection)
-            if not keep:
-                connection.close()
+            except apsw.Error:  # what was read stands, or its own error was raised: only this connection is of no use
+                is_sound = False
+        with self._readers_lock:
+            keep = is_sound and not self._closed and len(self._readers) < _READERS_KEPT_MAX
+            if keep:
+                self._readers.append(connection)
+        if not keep:
+            connection.close()
 
     @property
     def checkpoint_is_due(self) -> bool:

@@ -10,6 +10,7 @@ Contract
 - **Idempotence.** Appending the same group again stores nothing and reports every event a duplicate.
 - **Errors.** DiskFull, TooManyTopics, IndexRebuilding, Overloaded: nothing stored. OutcomeUnknown: the store has
   stopped, for good; reopening decides. StoreCorrupt: a checksum does not hold; nothing of that block is served.
+  InternalError: the file cannot be read now.
 - **Threads.** `prepare`, and every read, from any thread at once; `commit` from any thread, it takes its own turn.
 
 The file tree tells the parts: `log` (SQLite), `seen` (RocksDB), `decide` and `append` (what is new, and writing it),
