@@ -9,11 +9,12 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from sekali.errors import IndexRebuilding, OutcomeUnknown, SekaliError
+from sekali.errors import Draining, IndexRebuilding, OutcomeUnknown, SekaliError
 from sekali.event import ReadQuery
 from sekali.store.store import Store
 from tests.contract.conftest import OpenStore
@@ -259,6 +260,26 @@ def test_a_damaged_block_stops_the_store_at_the_look_up_that_meets_it_and_the_ne
     assert not damaged.exists()
     check_decides_rightly(store, end=count, fresh=count)
     assert store.totals().unique == count + 50
+
+
+def test_an_index_removed_while_it_is_in_use_stops_the_store_at_its_next_write_at_the_latest(
+    open_store: OpenStore, db_path: Path
+) -> None:
+    """Closing lets go of everything all the same, and the next opening makes the index anew."""
+    store = open_store()
+    fill(store, 0, 400)
+    remove_index(db_path)
+    count = 400
+    while store.failed is None and count < 400_000:
+        with suppress(Draining, OutcomeUnknown):
+            store.append([batch_of(events(count, count + 10_000))], STAMP_US)
+            count += 10_000
+    assert isinstance(store.failed, OutcomeUnknown)
+    store.close()
+    store = wait_index_ready(open_store())
+    assert store.totals().unique == count
+    again = receipts(store.append([batch_of(events(count - 400, count))], STAMP_US)[0])
+    assert again == [(DUPLICATE, offset) for offset in range(count - 399, count + 1)]
 
 
 def test_reads_work_while_the_index_is_rebuilt_and_publishing_is_refused(

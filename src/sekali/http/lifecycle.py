@@ -139,10 +139,18 @@ class Lifecycle:
             if self._lifespans:
                 return
         serving = self.current
-        await asyncio.wrap_future(_in_thread(self._close, name="sekali-close"))
         server_is_ours = self._signals.is_installed
-        self._signals.restore()
-        if server_is_ours and serving is not None and serving.hub.failed is not None:
+        has_failed = False
+        try:
+            await asyncio.wrap_future(_in_thread(self._close, name="sekali-close"))
+        except Exception as error:
+            if not server_is_ours:
+                raise
+            _log.critical("The store could not be closed: unexpected %s", type(error).__name__, exc_info=error)
+            has_failed = True
+        finally:
+            self._signals.restore()
+        if server_is_ours and (has_failed or (serving is not None and serving.hub.failed is not None)):
             self.is_leaving = True
             await signals.leave(signals.FAILURE_EXIT)
 
@@ -239,7 +247,7 @@ class Lifecycle:
         try:
             if not _in_thread(serving.close, name="sekali-close").result(CLOSE_S_MAX):
                 exit_code = signals.FAILURE_EXIT
-        except concurrent.futures.TimeoutError:
+        except Exception:  # noqa: BLE001  (too slow, or failed: it has to end in either case)
             exit_code = signals.FAILURE_EXIT
         _say("Some connections hold up the exit. Leaving without them; all that was answered for is on disk.")
         os._exit(signals.FAILURE_EXIT if serving.hub.failed is not None else exit_code)

@@ -326,9 +326,11 @@ class SeenIndex:
             self._changed.notify_all()
         if self._writer is not None:
             self._writer.join()
-        with suppress(SekaliError):  # the index is derived: the next opening catches up from its last durable mark
+        # The index is derived: the next opening catches up from its last durable mark, or makes it anew.
+        with suppress(SekaliError):
             self.flush()
-        self._database.close()
+        with suppress(Exception):  # rocksdict has no error class of its own; it lets go of the directory all the same
+            self._database.close()
 
 
 def _open(path: Path, memtable_bytes: int) -> Rdict:
