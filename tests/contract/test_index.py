@@ -14,17 +14,22 @@ from pathlib import Path
 
 import pytest
 
-from sekali.errors import Draining, IndexRebuilding, OutcomeUnknown, SekaliError
+from sekali.errors import DiskFull, Draining, IndexRebuilding, OutcomeUnknown, SekaliError
 from sekali.event import ReadQuery
+from sekali.store import catchup
+from sekali.store import store as store_module
+from sekali.store.seen import Mark, SeenIndex
 from sekali.store.store import Store
 from tests.contract.conftest import OpenStore
 from tests.support.events import DUPLICATE, STAMP_US, STORED, Row, Sent, batch_of, receipts, rows
 from tests.support.stores import (
+    compact_fully,
     copy_database,
     held_catch_up,
     index_folder,
     remove_index,
     store_settings,
+    wait_for,
     wait_index_ready,
 )
 
@@ -305,6 +310,71 @@ def test_reads_work_while_the_index_is_rebuilt_and_publishing_is_refused(
         with pytest.raises(IndexRebuilding):
             store.seen([("t0", "e-0")])
     check_decides_rightly(store)
+
+
+class NoRoom:
+    """The disk of the seen index has room for so many writes more, and for any number once it was emptied."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, writes_left: int) -> None:
+        self.writes_left = writes_left
+        self.refused = 0
+        write = SeenIndex.write
+
+        def write_while_there_is_room(index: SeenIndex, keys: dict[bytes, int], done: Mark, upto: Mark) -> None:
+            if not self.writes_left:
+                self.refused += 1
+                raise DiskFull("The disk of the seen index is full.")
+            self.writes_left -= 1
+            write(index, keys, done, upto)
+
+        monkeypatch.setattr(SeenIndex, "write", write_while_there_is_room)
+        monkeypatch.setattr(catchup, "FULL_DISK_WAIT_S", 0.001)
+
+    def empty(self) -> None:
+        self.writes_left = 1 << 30
+
+
+@pytest.mark.parametrize("writes_left", [0, 1, 2, 3])
+@pytest.mark.parametrize("is_large", [False, True], ids=["at once", "in the background"])
+def test_a_rebuild_that_meets_a_full_disk_waits_for_room(
+    open_store: OpenStore, db_path: Path, monkeypatch: pytest.MonkeyPatch, is_large: bool, writes_left: int
+) -> None:
+    store = open_store(small_runs=True)
+    fill(store, 0, 400)
+    compact_fully(store)
+    fill(store, 400, 500)
+    store.close()
+    remove_index(db_path)
+    if is_large:
+        monkeypatch.setattr(store_module, "_CATCH_UP_AT_ONCE_EVENTS", -1)
+    disk = NoRoom(monkeypatch, writes_left)
+    store = open_store(small_runs=True)
+    wait_for(lambda: disk.refused > 2, "it is tried again")
+    readiness = store.readiness()
+    assert (readiness.writable, readiness.index_ready, readiness.reason) == (False, False, "The disk is full.")
+    with pytest.raises((IndexRebuilding, DiskFull)):
+        store.append([batch_of(events(0, 3))], STAMP_US)
+    assert len(log_of(store)) == 500
+    assert store.failed is None
+    disk.empty()
+    check_decides_rightly(store, end=500)
+    assert store.readiness().writable
+
+
+def test_closing_while_a_rebuild_waits_for_room_is_prompt(
+    open_store: OpenStore, db_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    fill(store, 0, 400)
+    store.close()
+    remove_index(db_path)
+    disk = NoRoom(monkeypatch, writes_left=0)
+    monkeypatch.setattr(catchup, "FULL_DISK_WAIT_S", 3600.0)
+    store = open_store()
+    wait_for(lambda: disk.refused > 1, "it waits for room")
+    store.close()
+    disk.empty()
+    check_decides_rightly(open_store())
 
 
 def test_closing_while_the_index_is_rebuilt_is_prompt_and_loses_nothing(

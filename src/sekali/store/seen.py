@@ -39,7 +39,7 @@ _GENERATION_KEYS: Final = 16_384
 _GENERATION_WAIT_S: Final = 0.1
 _STALL_WAIT_S: Final = 0.01
 _STALL_WAITS_MAX: Final = 6_000
-_FULL_DISK_WAIT_S: Final = 1.0
+FULL_DISK_WAIT_S: Final = 1.0
 _MARKS_KEPT_MAX: Final = 1024
 _MEMTABLE_BYTES_PER_KEY: Final = 50
 _PASSING_TROUBLE: Final = ("No space", "Too many open files", "Permission denied", "lock hold")
@@ -110,7 +110,7 @@ class SeenIndex:
         self._changed = threading.Condition()
         self._unwritten_keys = 0
         self.disk_is_full = False
-        """The last write found no room; it is tried again, and nothing is to be added meanwhile."""
+        """The last write found no room; whoever made it tries again, and nothing is to be added meanwhile."""
         self._is_closing = False
         self._writer: threading.Thread | None = None
         self._marks: deque[tuple[int, int]] = deque()  # (commit_no, keys written when it was), perhaps not flushed
@@ -205,7 +205,7 @@ class SeenIndex:
             except DiskFull:
                 self.disk_is_full = True
                 with self._changed:
-                    if self._changed.wait_for(lambda: self._is_closing, timeout=_FULL_DISK_WAIT_S):
+                    if self._changed.wait_for(lambda: self._is_closing, timeout=FULL_DISK_WAIT_S):
                         return False
             else:
                 self.disk_is_full = False

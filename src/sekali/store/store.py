@@ -148,10 +148,8 @@ class Store:
         adopt(self._log, self._seen)
         self._catch_up: CatchUp | None = CatchUp(self._log, totals, self._reader, self._seen)
         self._catching_up = threading.Thread(target=self._catch_up_aside, name="sekali-catch-up", daemon=True)
-        if self._catch_up.events_left <= _CATCH_UP_AT_ONCE_EVENTS:
-            self._catch_up.run()
-            self._start()
-        else:
+        is_large = self._catch_up.events_left > _CATCH_UP_AT_ONCE_EVENTS
+        if is_large or not self._had_room_to_catch_up(self._catch_up):
             self._catching_up.start()
 
     def _start(self) -> None:
@@ -160,11 +158,21 @@ class Store:
         self._maintenance.start()
         self._maintenance.notice()
 
-    def _catch_up_aside(self) -> None:
-        assert self._catch_up is not None, "started with something to catch up"
+    def _had_room_to_catch_up(self, catch_up: CatchUp) -> bool:
+        """Catches up, unless stopped; False when the disk is full."""
         try:
-            if self._catch_up.run():
+            if catch_up.run():
                 self._start()
+        except DiskFull:
+            return False
+        return True
+
+    def _catch_up_aside(self) -> None:
+        catch_up = self._catch_up
+        assert catch_up is not None, "started with something to catch up"
+        try:
+            while not self._had_room_to_catch_up(catch_up) and catch_up.wait_for_room():
+                pass
         except SekaliError as error:
             self._fail(error)
         except BaseException as error:  # noqa: BLE001  (a thread must not end unheard)
@@ -329,13 +337,14 @@ class Store:
     def readiness(self) -> Readiness:
         total = self._appender.totals.last_offset
         catch_up = self._catch_up
+        disk_is_full = self._disk_was_full or self._seen.disk_is_full
         reason = self.failed.detail if self.failed is not None else ""
-        if not reason and self._disk_was_full:
+        if not reason and disk_is_full:
             reason = "The disk is full."
         if not reason and catch_up is not None:
             reason = "The seen index is being rebuilt."
         return Readiness(
-            writable=self.failed is None and not self._disk_was_full,
+            writable=self.failed is None and not disk_is_full,
             index_ready=catch_up is None,
             index_done=total if catch_up is None else catch_up.done_offset,
             index_total=total,
