@@ -81,6 +81,8 @@ class Lifecycle:
         self._starting_loop: asyncio.AbstractEventLoop | None = None
         self._signals = signals.SignalChain(self._on_signal)
         self._exit_code = signals.FAILURE_EXIT
+        self._process = os.getpid()
+        """That opened it last."""
         self.current: Serving | None = None
         """What is open now. May be read without a lock."""
         self.is_leaving = False
@@ -198,6 +200,7 @@ class Lifecycle:
                 self._opening = None
             raise
         serving = Serving(hub, self._overdue)
+        self._process = os.getpid()
         hub.on_failure = self._hub_failed
         with self._lock:
             self.current = serving
@@ -208,6 +211,9 @@ class Lifecycle:
         return serving
 
     def _close(self) -> None:
+        if os.getpid() != self._process:  # a forked child, at its exit: what is open is the parent's, and so are locks
+            self.current = None
+            return
         with self._lock:
             serving, self.current = self.current, None
         atexit.unregister(self._close)

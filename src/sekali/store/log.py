@@ -19,6 +19,7 @@ from typing import Any, Final
 import apsw
 
 from sekali.errors import DiskFull, InternalError, OutcomeUnknown, StoreCorrupt, StoreUnusable
+from sekali.store.forks import left_to_parent
 from sekali.store.guard import fsync_directory
 from sekali.store.rows import check_row, row_checksum, rows_of, value_of
 
@@ -100,6 +101,7 @@ class Log:
         self._readers: list[apsw.Connection] = []
         self._readers_lock = threading.Lock()
         self._closed = False
+        self._is_left_to_parent = False
         self._wal_pages = 0
         self._checkpoint_at_pages = _CHECKPOINT_PAGES
         try:
@@ -206,6 +208,8 @@ class Log:
 
         Raises StoreCorrupt, and InternalError when the file cannot be read. A wrong statement's own error goes through.
         """
+        if self._is_left_to_parent:
+            raise left_to_parent()
         with self._readers_lock:
             connection = self._readers.pop() if self._readers else None
         try:
@@ -275,6 +279,10 @@ class Log:
     def _note_wal_pages(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
         self._wal_pages = pages
         return apsw.SQLITE_OK
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: reads that were begun before the fork do not go on."""
+        self._is_left_to_parent = True
 
     def close(self) -> None:
         """Closes every connection. A read under way keeps its own until it ends."""

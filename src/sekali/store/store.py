@@ -12,9 +12,10 @@ Contract
   stopped, for good; reopening decides. StoreCorrupt: a checksum does not hold; nothing of that block is served.
   InternalError: the file cannot be read now.
 - **Threads.** `prepare`, and every read, from any thread at once; `commit` from any thread, it takes its own turn.
+- **Processes.** One. In a child made by fork every use raises StoreUnusable, and nothing is written or let go of.
 
 The file tree tells the parts: `log` (SQLite), `seen` (RocksDB), `decide` and `append` (what is new, and writing it),
-`tail` and `compaction` (young commits, and the runs they become), `reader`, `catchup`, `maintenance`.
+`tail` and `compaction` (young commits, and the runs they become), `reader`, `catchup`, `maintenance`, `forks`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import apsw
 
@@ -46,6 +47,7 @@ from sekali.settings import Settings
 from sekali.store.append import Appender, PreparedGroup
 from sekali.store.catchup import CatchUp, adopt
 from sekali.store.compaction import RunSizes, end_of_runs, leftovers
+from sekali.store.forks import call_in_children, keep_for_ever, left_to_parent, skip_native_exit
 from sekali.store.guard import FileIdentity, ProcessGuard
 from sekali.store.ledger import LedgerEntry, ledger_entries
 from sekali.store.log import Log, Totals
@@ -78,6 +80,10 @@ class Store:
 
     _open_stores: ClassVar[dict[str, Store]] = {}
     _open_stores_lock = threading.Lock()
+    _was_opened: ClassVar[bool] = False
+    """A store was opened in this process, or in one that it was forked from."""
+    _was_forked: ClassVar[bool] = False
+    """This process was forked from one in which a store had been opened."""
 
     @classmethod
     def open(cls, settings: Settings, sizes: RunSizes | None = None) -> Store:
@@ -86,8 +92,11 @@ class Store:
         Within one process a second opening of the same path shares the open store. Raises StoreUnusable, and
         StoreLocked when another process keeps it for longer than `predecessor_wait_s`.
         """
+        if cls._was_forked:
+            raise left_to_parent()
         path = _real_path(settings.db_file)
         with cls._open_stores_lock:
+            cls._was_opened = True
             store = cls._open_stores.get(str(path))
             if store is None:
                 store = cls._open_stores[str(path)] = cls(path, settings, sizes or RunSizes())
@@ -373,6 +382,36 @@ class Store:
                     closing.callback(self._guard.release)
                     closing.callback(self._log.close)
                     closing.callback(self._seen.close)
+
+
+class _LeftToParent(Store):
+    """What an open store becomes in a forked child: it can be closed, which does nothing; all else is refused."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("close", "remove_failure_listener") or name.startswith("__"):
+            return super().__getattribute__(name)
+        raise left_to_parent()
+
+    def close(self) -> None:
+        """Nothing: the parent closes it."""
+
+    def remove_failure_listener(self, listener: FailureListener) -> None:
+        """Nothing: none is called any more."""
+
+
+def _leave_all_to_parent() -> None:
+    """In a forked child. Locks may be held by threads that are the parent's, so none is taken."""
+    if not Store._was_opened:
+        return
+    Store._was_forked = True
+    for store in Store._open_stores.values():
+        keep_for_ever(store)
+        store._log.leave_to_parent()
+        store.__class__ = _LeftToParent
+    skip_native_exit()
+
+
+call_in_children(_leave_all_to_parent)
 
 
 def _real_path(path: Path) -> Path:
