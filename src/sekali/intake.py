@@ -24,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -101,6 +102,7 @@ class Intake:
         self._group_bytes_max = settings.group_bytes_max
         self._long_groups_max = max(1, settings.consumer_workers - 1)
 
+        self._process = os.getpid()
         self._lock = threading.Lock()
         # All below is guarded by the lock.
         self._short: deque[_Ticket] = deque()
@@ -177,6 +179,8 @@ class Intake:
 
     def _admit(self, ticket: _Ticket) -> int:
         """Join the queue; events in the intake, this request's own included."""
+        if os.getpid() != self._process:  # the lock, and the workers, are the parent's
+            raise Draining("This process was forked from the server's. Send to that one.", retry_after_s=RETRY_AFTER_S)
         with self._lock:
             if self._closed is not None:
                 raise _fresh(self._closed)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sekali.errors import DiskFull
+from sekali.errors import DiskFull, Draining, OutcomeUnknown
 from sekali.event import ReadQuery
 from sekali.store.compaction import RunSizes
 from sekali.store.log import Statement
@@ -122,3 +122,71 @@ def test_a_full_disk_at_any_step_is_only_a_delay(tmp_path: Path) -> None:
         store = Store.open(store_settings(filled.path), SIZES)
         check_is_model(store, filled.model)
         store.close()
+
+
+# A store that has stopped
+
+
+def files_of(filled: Filled) -> dict[str, bytes]:
+    paths = (filled.path, filled.store._log.wal_path)
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def test_neither_compaction_nor_a_checkpoint_writes_once_a_commit_has_failed(tmp_path: Path) -> None:
+    """After a failed sync it is not known what the file holds: nothing may be built upon it."""
+    filled = Filled(tmp_path / "store.db")
+    store, write = filled.store, filled.store._log.write
+
+    def fail(statements: Iterable[Statement]) -> None:
+        raise OutcomeUnknown("The sync failed.")
+
+    store._log.write = fail  # type: ignore[method-assign]
+    with pytest.raises(OutcomeUnknown):
+        store.append([batch_of([Sent("t", "lost")])], STAMP_US)
+    store._log.write = write  # type: ignore[method-assign]
+    store._log._checkpoint_at_pages = 1
+    before = files_of(filled)
+    for work in (store.compact, store._maintenance.checkpoint_when_large):
+        with pytest.raises(Draining):
+            work()
+        assert files_of(filled) == before
+    store.close()
+
+
+def test_a_compaction_goes_no_step_further_once_a_commit_has_failed(tmp_path: Path) -> None:
+    for failed_after in range(1, steps_of_a_compaction(tmp_path)):
+        filled = Filled(tmp_path / f"failed-{failed_after}" / "store.db")
+        written: list[int] = []
+
+        def fail_or_note(number: int, failed_after: int = failed_after, filled: Filled = filled) -> None:
+            if number == failed_after:
+                filled.store._fail(OutcomeUnknown("The sync of a commit failed."))
+
+        filled.on_write(written.append, fail_or_note)
+        with pytest.raises(Draining):
+            filled.store.compact()
+        assert written == list(range(1, failed_after + 1))
+        filled.store.close()
+        store = Store.open(store_settings(filled.path), SIZES)
+        compact_fully(store)
+        check_is_model(store, filled.model)
+        store.close()
+
+
+def test_a_checkpoint_goes_no_step_further_once_a_commit_has_failed(tmp_path: Path) -> None:
+    filled = Filled(tmp_path / "store.db")
+    log = filled.store._log
+    checkpoint = log.checkpoint
+    done: list[bool] = []
+
+    def fail_after_the_first(*, in_turn: bool) -> None:
+        checkpoint(in_turn=in_turn)
+        done.append(in_turn)
+        filled.store._fail(OutcomeUnknown("The sync of a commit failed."))
+
+    log.checkpoint = fail_after_the_first  # type: ignore[method-assign]
+    log._checkpoint_at_pages = 1
+    with pytest.raises(Draining):
+        filled.store._maintenance.checkpoint_when_large()
+    assert done == [False]
+    filled.store.close()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+import apsw
 import pytest
 
 from sekali.errors import DiskFull, Draining, OutcomeUnknown, SekaliError, StoreCorrupt, StoreUnusable
@@ -15,7 +17,7 @@ from sekali.store.log import Statement
 from sekali.store.store import Store
 from tests.contract.conftest import OpenStore
 from tests.support.events import DUPLICATE, STAMP_US, STORED, batch_of, numbered, receipts, rows
-from tests.support.stores import compact_fully, remove_index
+from tests.support.stores import WAIT_S_MAX, compact_fully, remove_index
 
 EVERYTHING = ReadQuery()
 
@@ -164,6 +166,34 @@ def test_a_store_with_a_damaged_young_commit_is_refused(open_store: OpenStore, d
     flip(db_path, "commits", "block", "commit_no", 4)
     with pytest.raises(StoreUnusable, match="backup"):
         open_store()
+
+
+@pytest.mark.parametrize(
+    "query", [EVERYTHING, ReadQuery(descending=True), ReadQuery(topics=("alpha",)), ReadQuery(after=12, limit=1)]
+)
+def test_a_read_ends_with_an_error_where_a_young_commit_is_missing(
+    open_store: OpenStore, db_path: Path, query: ReadQuery
+) -> None:
+    """A read that finds a commit gone looks again, since a run may have taken it over; but not for ever."""
+    store = open_store()
+    for number in range(5):
+        append(store, 5, f"g{number}")
+    other = apsw.Connection(str(db_path))
+    other.execute("DELETE FROM commits WHERE commit_no = 3")
+    other.close()
+    ended: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            rows(store.read(query))
+        except StoreCorrupt as error:
+            ended.append(error)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(WAIT_S_MAX)
+    assert not reader.is_alive(), "it looks again and again"
+    assert "Commits are missing" in str(ended[0])
 
 
 def test_a_damaged_block_is_not_served_and_the_others_are(open_store: OpenStore, db_path: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -268,6 +270,44 @@ def test_a_server_whose_store_was_taken_away_stops_with_an_error(make_server: Ma
     assert server.process is not None
     assert server.process.wait(EXIT_S_MAX) == 70
     assert "The store has stopped: " in server.log
+
+
+def test_a_server_whose_index_was_removed_ends_as_ever_and_the_next_one_knows_every_id(make_server: MakeServer) -> None:
+    """The index is derived: all that was answered for is in the store's file."""
+    server = make_server().start()
+    assert server.call("POST", "/publish", [event("a"), event("b")])[0] == 200
+    shutil.rmtree(server.db_path.with_name("store.db.seen"))
+    assert server.call("POST", "/publish", [event("b"), event("c")])[0] == 200
+    assert terminate(server) == -signal.SIGTERM
+    assert "Traceback" not in server.log
+    server.start()
+    assert server.call("POST", "/publish", [event(event_id) for event_id in "abcd"])[0] == 200
+    assert [each["event_id"] for each in server.call("GET", "/events")[1]] == list("abcd")
+    stats = server.call("GET", "/stats")[1]
+    assert (stats["unique_processed"], stats["duplicate_dropped"]) == (4, 4)
+
+
+SERVE_A_STORE_THAT_CANNOT_BE_CLOSED = """
+    import sys
+    import uvicorn
+    from sekali.store.store import Store
+
+    def close(self):
+        raise RuntimeError("planted")
+
+    Store.close = close
+    uvicorn.run("src.main:app", port=int(sys.argv[1]))
+"""
+
+
+def test_a_store_that_cannot_be_closed_ends_the_server_with_an_error(make_server: MakeServer) -> None:
+    server = make_server()
+    _, folder, env = server._popen_arguments()
+    command = [sys.executable, "-c", textwrap.dedent(SERVE_A_STORE_THAT_CANNOT_BE_CLOSED), str(server.port)]
+    server._popen_arguments = lambda: (command, folder, env)  # type: ignore[method-assign]
+    server.start()
+    assert terminate(server) == 70
+    assert "The store could not be closed: unexpected RuntimeError" in server.log
 
 
 def test_ctrl_c_ends_the_server_cleanly(make_server: MakeServer) -> None:

@@ -127,8 +127,9 @@ EXPLANATIONS: Final[dict[str, Explanation]] = {
         "Send traffic to another server, or wait. Reading works.",
     ),
     "internal_error": Explanation(
-        "The server met a situation that its authors did not foresee.",
-        "The server's log has the details. The same request may be sent again: ids make that safe.",
+        "The server met a situation that its authors did not foresee, or it could not read the store's file. `detail` "
+        "says which.",
+        "Look at the disk, or into the server's log. The same request may be sent again: ids make that safe.",
     ),
     "store_corrupt": Explanation(
         "Data read from the store does not match its checksum: the disk, the memory or another program changed it. "

@@ -84,6 +84,8 @@ class Lifecycle:
         self._signals = signals.SignalChain(self._on_signal)
         self._exit_code = signals.FAILURE_EXIT
         self._is_told_to_stop = False
+        self._process = os.getpid()
+        """That opened it last."""
         self.current: Serving | None = None
         """What is open now. May be read without a lock."""
         self.is_leaving = False
@@ -143,10 +145,18 @@ class Lifecycle:
             if self._lifespans:
                 return
         serving = self.current
-        await asyncio.wrap_future(_in_thread(self._close, name="sekali-close"))
         server_is_ours = self._signals.is_installed
-        self._signals.restore()
-        if server_is_ours and serving is not None and serving.hub.failed is not None:
+        has_failed = False
+        try:
+            await asyncio.wrap_future(_in_thread(self._close, name="sekali-close"))
+        except Exception as error:
+            if not server_is_ours:
+                raise
+            _log.critical("The store could not be closed: unexpected %s", type(error).__name__, exc_info=error)
+            has_failed = True
+        finally:
+            self._signals.restore()
+        if server_is_ours and (has_failed or (serving is not None and serving.hub.failed is not None)):
             self.is_leaving = True
             await signals.leave(signals.FAILURE_EXIT)
 
@@ -197,6 +207,7 @@ class Lifecycle:
                 self._opening = None
             raise
         serving = Serving(hub, self._overdue)
+        self._process = os.getpid()
         hub.on_failure = self._hub_failed
         with self._lock:
             self.current = serving
@@ -207,6 +218,9 @@ class Lifecycle:
         return serving
 
     def _close(self) -> None:
+        if os.getpid() != self._process:  # a forked child, at its exit: what is open is the parent's, and so are locks
+            self.current = None
+            return
         with self._lock:
             serving, self.current = self.current, None
         atexit.unregister(self._close)
@@ -252,7 +266,7 @@ class Lifecycle:
         try:
             if not _in_thread(serving.close, name="sekali-close").result(CLOSE_S_MAX):
                 exit_code = signals.FAILURE_EXIT
-        except concurrent.futures.TimeoutError:
+        except Exception:  # noqa: BLE001  (too slow, or failed: it has to end in either case)
             exit_code = signals.FAILURE_EXIT
         _say("Some connections hold up the exit. Leaving without them; all that was answered for is on disk.")
         os._exit(signals.FAILURE_EXIT if serving.hub.failed is not None else exit_code)

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 
 import apsw
 
+from sekali.errors import DiskFull
 from sekali.event import ReadQuery
 from sekali.store.decide import Digester
 from sekali.store.log import Log, Totals
 from sekali.store.reader import Reader
 from sekali.store.rows import value_of
 from sekali.store.runs import Run
-from sekali.store.seen import Binding, Mark, SeenIndex, pack_value
+from sekali.store.seen import FULL_DISK_WAIT_S, Binding, Mark, SeenIndex, pack_value
 
 _LOOK_UPS = (
     "SELECT chain FROM commits WHERE commit_no = ?",
@@ -68,7 +69,10 @@ class CatchUp:
         self._stopped.set()
 
     def run(self) -> bool:
-        """True when the index is complete; False when stopped. Raises StoreCorrupt, DiskFull, OutcomeUnknown."""
+        """True when the index is complete; False when stopped.
+
+        Raises DiskFull: it may be called again, and goes on. StoreCorrupt, InternalError, OutcomeUnknown are final.
+        """
         digester = Digester(self._log.identity.digest_key)
         for mark in self._marks():
             query = ReadQuery(after=self.done_offset, before=mark.last_offset + 1)
@@ -78,10 +82,22 @@ class CatchUp:
                 digests = digester.digests(events.topics, events.event_ids)
                 entries = zip(digests, events.offsets, digester.fingerprints(events.payloads), strict=True)
                 keys = {digest: pack_value(offset, fingerprint) for digest, offset, fingerprint in entries}
-                self._seen.write(keys, self._seen.done, self._target)
+                self._write(keys, self._seen.done)
                 self.done_offset = events.offsets[-1]
-            self._seen.write({}, mark, self._target)
+            self._write({}, mark)
         return True
+
+    def wait_for_room(self) -> bool:
+        """After DiskFull, until `run` is to be called again; False when stopped."""
+        return not self._stopped.wait(FULL_DISK_WAIT_S)
+
+    def _write(self, keys: dict[bytes, int], done: Mark) -> None:
+        try:
+            self._seen.write(keys, done, self._target)
+        except DiskFull:
+            self._seen.disk_is_full = True
+            raise
+        self._seen.disk_is_full = False
 
     def _marks(self) -> Iterator[Mark]:
         """Where the index may be said to be complete: at the end of each run, and of the log."""

@@ -18,7 +18,8 @@ from typing import Any, Final
 
 import apsw
 
-from sekali.errors import DiskFull, OutcomeUnknown, StoreCorrupt, StoreUnusable
+from sekali.errors import DiskFull, InternalError, OutcomeUnknown, StoreCorrupt, StoreUnusable
+from sekali.store.forks import left_to_parent
 from sekali.store.guard import fsync_directory
 from sekali.store.rows import check_row, row_checksum, rows_of, value_of
 
@@ -29,6 +30,18 @@ _READERS_KEPT_MAX: Final = 8
 _BUSY_TIMEOUT_MS: Final = 10_000
 _CHECKPOINT_WAIT_MS: Final = 200
 _CHECKPOINT_PAGES: Final = 4_096
+_UNREADABLE: Final = (
+    apsw.IOError,
+    apsw.CantOpenError,
+    apsw.PermissionsError,
+    apsw.ReadOnlyError,
+    apsw.BusyError,
+    apsw.LockedError,
+    apsw.ProtocolError,
+    apsw.FullError,
+    apsw.NoMemError,
+)
+"""What reading may meet in a file, a disk or a machine; other errors of SQLite are ours."""
 
 Statement = tuple[str, Sequence[tuple[Any, ...]]]
 
@@ -88,6 +101,7 @@ class Log:
         self._readers: list[apsw.Connection] = []
         self._readers_lock = threading.Lock()
         self._closed = False
+        self._is_left_to_parent = False
         self._wal_pages = 0
         self._checkpoint_at_pages = _CHECKPOINT_PAGES
         try:
@@ -179,25 +193,41 @@ class Log:
 
     @contextmanager
     def snapshot(self) -> Iterator[apsw.Connection]:
-        """A read-only connection inside one read transaction. Keep it short: it holds back checkpoints."""
+        """A read-only connection inside one read transaction. Keep it short: it holds back checkpoints.
+
+        Raises StoreCorrupt, and InternalError when the file cannot be read. A wrong statement's own error goes through.
+        """
+        if self._is_left_to_parent:
+            raise left_to_parent()
         with self._readers_lock:
             connection = self._readers.pop() if self._readers else None
-        if connection is None:
-            connection = read_only(self.path)
         try:
+            if connection is None:
+                connection = read_only(self.path)
             connection.execute("BEGIN")
             yield connection
-        except apsw.CorruptError as error:
+        except (apsw.CorruptError, apsw.NotADBError) as error:
             raise StoreCorrupt(f"{self.path} is damaged ({error}); restore it from a backup.") from error
+        except _UNREADABLE as error:
+            raise InternalError(f"{self.path} cannot be read ({error}); look at its disk and folder.") from error
         finally:
-            if connection.in_transaction:
+            if connection is not None:
+                self._give_back(connection)
+
+    def _give_back(self, connection: apsw.Connection) -> None:
+        """Keeps a reader's connection for the next one, or closes it."""
+        is_sound = True
+        if connection.in_transaction:
+            try:
                 connection.execute("ROLLBACK")
-            with self._readers_lock:
-                keep = not self._closed and len(self._readers) < _READERS_KEPT_MAX
-                if keep:
-                    self._readers.append(connection)
-            if not keep:
-                connection.close()
+            except apsw.Error:  # what was read stands, or its own error was raised: only this connection is of no use
+                is_sound = False
+        with self._readers_lock:
+            keep = is_sound and not self._closed and len(self._readers) < _READERS_KEPT_MAX
+            if keep:
+                self._readers.append(connection)
+        if not keep:
+            connection.close()
 
     @property
     def checkpoint_is_due(self) -> bool:
@@ -238,6 +268,10 @@ class Log:
     def _note_wal_pages(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
         self._wal_pages = pages
         return apsw.SQLITE_OK
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: reads that were begun before the fork do not go on."""
+        self._is_left_to_parent = True
 
     def close(self) -> None:
         """Closes every connection. A read under way keeps its own until it ends."""

@@ -129,6 +129,7 @@ class Maintenance:
         """Copies most of the WAL beside the commits, then the rest in the store's turn, so that it starts over."""
         if not self._log.checkpoint_is_due:
             return
+        self._refuse_when_stopped()
         self._log.checkpoint(in_turn=False)
         with self._appender.turn:
             self._refuse_when_stopped()

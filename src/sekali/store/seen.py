@@ -39,7 +39,7 @@ _GENERATION_KEYS: Final = 65_536
 _GENERATION_WAIT_S: Final = 0.3
 _STALL_WAIT_S: Final = 0.01
 _STALL_WAITS_MAX: Final = 6_000
-_FULL_DISK_WAIT_S: Final = 1.0
+FULL_DISK_WAIT_S: Final = 1.0
 _MARKS_KEPT_MAX: Final = 1024
 _MEMTABLE_BYTES_PER_KEY: Final = 50
 _PASSING_TROUBLE: Final = ("No space", "Too many open files", "Permission denied", "lock hold")
@@ -110,7 +110,7 @@ class SeenIndex:
         self._changed = threading.Condition()
         self._unwritten_keys = 0
         self.disk_is_full = False
-        """The last write found no room; it is tried again, and nothing is to be added meanwhile."""
+        """The last write found no room; whoever made it tries again, and nothing is to be added meanwhile."""
         self._is_closing = False
         self._writer: threading.Thread | None = None
         self._marks: deque[tuple[int, int]] = deque()  # (commit_no, keys written when it was), perhaps not flushed
@@ -207,7 +207,7 @@ class SeenIndex:
             except DiskFull:
                 self.disk_is_full = True
                 with self._changed:
-                    if self._changed.wait_for(lambda: self._is_closing, timeout=_FULL_DISK_WAIT_S):
+                    if self._changed.wait_for(lambda: self._is_closing, timeout=FULL_DISK_WAIT_S):
                         return False
             else:
                 self.disk_is_full = False
@@ -328,9 +328,11 @@ class SeenIndex:
             self._changed.notify_all()
         if self._writer is not None:
             self._writer.join()
-        with suppress(SekaliError):  # the index is derived: the next opening catches up from its last durable mark
+        # The index is derived: the next opening catches up from its last durable mark, or makes it anew.
+        with suppress(SekaliError):
             self.flush()
-        self._database.close()
+        with suppress(Exception):  # rocksdict has no error class of its own; it lets go of the directory all the same
+            self._database.close()
 
 
 def _open(path: Path, memtable_bytes: int) -> Rdict:

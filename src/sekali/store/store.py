@@ -10,10 +10,12 @@ Contract
 - **Idempotence.** Appending the same group again stores nothing and reports every event a duplicate.
 - **Errors.** DiskFull, TooManyTopics, IndexRebuilding, Overloaded: nothing stored. OutcomeUnknown: the store has
   stopped, for good; reopening decides. StoreCorrupt: a checksum does not hold; nothing of that block is served.
+  InternalError: the file cannot be read now.
 - **Threads.** `prepare`, and every read, from any thread at once; `commit` from any thread, it takes its own turn.
+- **Processes.** One. In a child made by fork every use raises StoreUnusable, and nothing is written or let go of.
 
 The file tree tells the parts: `log` (SQLite), `seen` (RocksDB), `decide` and `append` (what is new, and writing it),
-`tail` and `compaction` (young commits, and the runs they become), `reader`, `catchup`, `maintenance`.
+`tail` and `compaction` (young commits, and the runs they become), `reader`, `catchup`, `maintenance`, `forks`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import apsw
 
@@ -45,15 +47,15 @@ from sekali.store.append import Appender, PreparedGroup
 from sekali.store.catchup import CatchUp, adopt
 from sekali.store.compaction import RunSizes, leftovers
 from sekali.store.disk import FreeSpace
+from sekali.store.forks import call_in_children, keep_for_ever, left_to_parent, skip_native_exit
 from sekali.store.guard import FileIdentity, ProcessGuard
 from sekali.store.layout import Layout
 from sekali.store.ledger import LedgerEntry, ledger_entries
 from sekali.store.log import Log, Totals
 from sekali.store.maintenance import Maintenance
 from sekali.store.reader import Reader
-from sekali.store.rows import value_of
 from sekali.store.runs import Run, load_runs
-from sekali.store.seen import SeenIndex, unpack_value
+from sekali.store.seen import Mark, SeenIndex, unpack_value
 from sekali.store.tail import commit_rows, tail_commit
 from sekali.store.topics import TopicBook
 
@@ -80,6 +82,10 @@ class Store:
 
     _open_stores: ClassVar[dict[str, Store]] = {}
     _open_stores_lock = threading.Lock()
+    _was_opened: ClassVar[bool] = False
+    """A store was opened in this process, or in one that it was forked from."""
+    _was_forked: ClassVar[bool] = False
+    """This process was forked from one in which a store had been opened."""
 
     @classmethod
     def open(cls, settings: Settings, sizes: RunSizes | None = None) -> Store:
@@ -88,8 +94,11 @@ class Store:
         Within one process a second opening of the same path shares the open store. Raises StoreUnusable, and
         StoreLocked when another process keeps it for longer than `predecessor_wait_s`.
         """
+        if cls._was_forked:
+            raise left_to_parent()
         path = _real_path(settings.db_file)
         with cls._open_stores_lock:
+            cls._was_opened = True
             store = cls._open_stores.get(str(path))
             if store is None:
                 store = cls._open_stores[str(path)] = cls(path, settings, sizes or RunSizes())
@@ -125,11 +134,12 @@ class Store:
         self._files = FileIdentity(self._path, self._log.wal_path)
         with self._log.snapshot() as connection:
             runs = load_runs(connection)
-            steps = leftovers(connection, runs)
-        for step in steps:
-            self._log.write(step)
         totals = self._log.read_totals()
         self._topics, self._layout = _load(self._log, totals, runs)
+        with self._log.snapshot() as connection:
+            steps = leftovers(connection, runs)
+        for step in steps:  # only now: beside a run that is missing, its blocks would be taken for leftovers
+            self._log.write(step)
         self._reader = Reader(self._log, self._topics, self._layout)
         index_path = self._path.with_name(self._path.name + ".seen")
         identity = self._log.identity
@@ -151,10 +161,8 @@ class Store:
         adopt(self._log, self._seen)
         self._catch_up: CatchUp | None = CatchUp(self._log, totals, runs, self._reader, self._seen)
         self._catching_up = threading.Thread(target=self._catch_up_aside, name="sekali-catch-up", daemon=True)
-        if self._catch_up.events_left <= _CATCH_UP_AT_ONCE_EVENTS:
-            self._catch_up.run()
-            self._start()
-        else:
+        is_large = self._catch_up.events_left > _CATCH_UP_AT_ONCE_EVENTS
+        if is_large or not self._had_room_to_catch_up(self._catch_up):
             self._catching_up.start()
 
     def _start(self) -> None:
@@ -163,11 +171,21 @@ class Store:
         self._maintenance.start()
         self._maintenance.notice()
 
-    def _catch_up_aside(self) -> None:
-        assert self._catch_up is not None, "started with something to catch up"
+    def _had_room_to_catch_up(self, catch_up: CatchUp) -> bool:
+        """Catches up, unless stopped; False when the disk is full."""
         try:
-            if self._catch_up.run():
+            if catch_up.run():
                 self._start()
+        except DiskFull:
+            return False
+        return True
+
+    def _catch_up_aside(self) -> None:
+        catch_up = self._catch_up
+        assert catch_up is not None, "started with something to catch up"
+        try:
+            while not self._had_room_to_catch_up(catch_up) and catch_up.wait_for_room():
+                pass
         except SekaliError as error:
             self._fail(error)
         except BaseException as error:  # noqa: BLE001  (a thread must not end unheard)
@@ -223,6 +241,10 @@ class Store:
         """What a group that came now would be refused with; None when it would be taken."""
         if self.failed is not None:
             return Draining("The store has stopped after an error; the server is shutting down.", retry_after_s=5)
+        if self._seen.disk_is_full:
+            return DiskFull(
+                "The disk of the seen index is full. Nothing is stored until there is room.", retry_after_s=5
+            )
         catch_up = self._catch_up
         if catch_up is not None:
             return _index_rebuilding(catch_up)
@@ -230,10 +252,6 @@ class Store:
         if behind > self._settings.unindexed_events_max:
             return Overloaded(
                 f"The seen index is {behind} events behind. Nothing is stored until it has caught up.", retry_after_s=1
-            )
-        if self._seen.disk_is_full:
-            return DiskFull(
-                "The disk of the seen index is full. Nothing is stored until there is room.", retry_after_s=5
             )
         return self._free_space.refusal()
 
@@ -361,6 +379,36 @@ class Store:
                     closing.callback(self._seen.close)
 
 
+class _LeftToParent(Store):
+    """What an open store becomes in a forked child: it can be closed, which does nothing; all else is refused."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("close", "remove_failure_listener") or name.startswith("__"):
+            return super().__getattribute__(name)
+        raise left_to_parent()
+
+    def close(self) -> None:
+        """Nothing: the parent closes it."""
+
+    def remove_failure_listener(self, listener: FailureListener) -> None:
+        """Nothing: none is called any more."""
+
+
+def _leave_all_to_parent() -> None:
+    """In a forked child. Locks may be held by threads that are the parent's, so none is taken."""
+    if not Store._was_opened:
+        return
+    Store._was_forked = True
+    for store in Store._open_stores.values():
+        keep_for_ever(store)
+        store._log.leave_to_parent()
+        store.__class__ = _LeftToParent
+    skip_native_exit()
+
+
+call_in_children(_leave_all_to_parent)
+
+
 def _index_rebuilding(catch_up: CatchUp) -> IndexRebuilding:
     return IndexRebuilding(
         f"The seen index is being rebuilt: {catch_up.done_offset} of {catch_up.total_offset} events. "
@@ -384,19 +432,24 @@ def _real_path(path: Path) -> Path:
 
 
 def _load(log: Log, totals: Totals, runs: Sequence[Run]) -> tuple[TopicBook, Layout]:
-    """The topics with their exact figures, and where the events lie, from what the file holds. Raises StoreCorrupt."""
+    """The topics with their exact figures, and where the events lie, from what the file holds.
+
+    Raises StoreCorrupt, also when runs and tail together do not hold each commit up to the totals, and each offset.
+    """
     layout = Layout(runs)
     with log.snapshot() as connection:
         topics, folded = TopicBook.load(connection)
-        first = value_of(connection, "SELECT min(commit_no) FROM commits")
-        start = totals.commit_no + 1 if first is None else first
-        while start <= totals.commit_no:
-            for row in commit_rows(connection, start, start + _LOAD_COMMITS - 1):
+        reached = Mark(runs[-1].last_commit, runs[-1].chain, runs[-1].last_offset) if runs else Mark()
+        while rows := commit_rows(connection, reached.commit_no + 1, reached.commit_no + _LOAD_COMMITS):
+            for row in rows:
+                if (row.commit_no, row.first_offset) != (reached.commit_no + 1, reached.last_offset + 1):
+                    raise StoreCorrupt(
+                        f"Commit {reached.commit_no + 1} is missing from the log. Restore the file from a backup."
+                    )
                 commit, changes = tail_commit(row)
                 layout.append(commit)
                 topics.apply([each for each in changes if row.commit_no > folded[each.topic_id - 1]], row.stamp_us)
-            start += _LOAD_COMMITS
-    commits = layout.now.commits
-    if commits and commits[-1].chain != totals.chain:
+                reached = Mark(commit.commit_no, commit.chain, commit.last_offset)
+    if reached != Mark(totals.commit_no, totals.chain, totals.last_offset):
         raise StoreCorrupt("The totals and the last commit do not belong together. Restore the file from a backup.")
     return topics, layout
