@@ -13,10 +13,12 @@ import pytest
 from sekali.errors import InternalError, SekaliError, StoreCorrupt, StoreUnusable
 from sekali.event import ReadQuery
 from sekali.store import log as log_module
+from sekali.store import maintenance
 from sekali.store.log import Log
 from sekali.store.store import Store
 from tests.contract.conftest import OpenStore
 from tests.support.events import STAMP_US, batch_of, numbered, receipts, rows
+from tests.support.stores import compact_fully, wait_for
 
 CHECKPOINT_PAGES = 16
 
@@ -26,6 +28,25 @@ def append(store: Store, count: int, prefix: str = "e") -> list[tuple[int, int]]
 
 
 # The write-ahead log
+
+
+def test_space_that_a_burst_has_left_behind_is_given_back(
+    open_store: OpenStore, db_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "_IDLE_S", 0.01)
+    wal = db_path.with_name(db_path.name + "-wal")
+    store = open_store(small_runs=True)
+    for number in range(60):
+        append(store, 200, f"g{number}")
+    compact_fully(store)
+
+    def is_tidy() -> bool:
+        with store._log.snapshot() as connection:
+            return connection.pragma("freelist_count") == 0 and wal.stat().st_size == 0
+
+    wait_for(is_tidy, "no page is unused and the write-ahead log is empty")
+    assert append(store, 1, "after") == [(0, 12_001)]
+    assert len(rows(store.read(ReadQuery()))) == 12_001
 
 
 class OverlappingReaders:

@@ -169,11 +169,22 @@ class Log:
 
         Raises DiskFull (nothing was written) or OutcomeUnknown (the store must stop).
         """
+        with self._transaction() as writer:
+            for sql, rows in statements:
+                writer.executemany(sql, rows)
+
+    def give_back_pages(self, pages_max: int) -> int:
+        """Takes so many unused pages off the file's end; how many unused ones are left. Otherwise as `write`."""
+        with self._transaction() as writer:
+            writer.execute(f"PRAGMA incremental_vacuum({pages_max})").fetchall()
+        return int(value_of(self._writer, "PRAGMA freelist_count"))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[apsw.Connection]:
         writer = self._writer
         try:
             writer.execute("BEGIN IMMEDIATE")
-            for sql, rows in statements:
-                writer.executemany(sql, rows)
+            yield writer
             writer.execute("COMMIT")
         except apsw.FullError as error:
             self._roll_back()
@@ -253,6 +264,20 @@ class Log:
         if copied >= self._wal_pages:
             self._wal_pages = 0
         self._checkpoint_at_pages = self._wal_pages + _CHECKPOINT_PAGES
+
+    def truncate_wal(self) -> None:
+        """Brings the whole write-ahead log into the file and its space back, unless a reader holds it up.
+
+        In the store's turn. Raises OutcomeUnknown: the store must stop.
+        """
+        self._writer.set_busy_timeout(_CHECKPOINT_WAIT_MS)
+        try:
+            frames_left, _ = self._checkpointed(self._writer, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        finally:
+            self._writer.set_busy_timeout(_BUSY_TIMEOUT_MS)
+        if not frames_left:
+            self._wal_pages = 0
+            self._checkpoint_at_pages = _CHECKPOINT_PAGES
 
     def _checkpointed(self, connection: apsw.Connection, mode: int) -> tuple[int, int]:
         """(frames in the WAL, frames copied)."""

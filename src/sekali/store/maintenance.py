@@ -1,4 +1,4 @@
-"""What the store does beside answering: it turns the tail into runs and checkpoints the write-ahead log."""
+"""What the store does beside answering: turns the tail into runs, checkpoints the write-ahead log, gives back space."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from sekali.store.seen import SeenIndex
 from sekali.store.topics import TopicBook
 
 _TOPICS_PER_STEP: Final = 1_000
+_PAGES_PER_STEP: Final = 256
 _RETRY_S: Final = 1.0
+_IDLE_S: Final = 1.0
+"""Nothing was due for so long: a burst is over."""
 
 
 class Maintenance:
@@ -63,17 +66,21 @@ class Maintenance:
             self._thread.join()
 
     def _run(self) -> None:
+        is_tidy = True
         waits_for_index = False
         while True:
-            self._wake.wait(_RETRY_S if waits_for_index else None)
+            is_needed = self._wake.wait(_RETRY_S if waits_for_index else None if is_tidy else _IDLE_S)
             self._wake.clear()
             if self._is_closing:
                 return
             try:
-                while self.compact() and not self._is_closing:
-                    self.checkpoint_when_large()
-                self.checkpoint_when_large()
-                waits_for_index = bool(due(self._layout.now.commits, self._sizes))
+                if is_needed or waits_for_index:
+                    self._catch_up()
+                    waits_for_index = bool(due(self._layout.now.commits, self._sizes))
+                    is_tidy = False
+                else:
+                    self.tidy()
+                    is_tidy = True
             except DiskFull:
                 waits_for_index = True  # publishing is refused meanwhile; try again when there is room
             except Draining:
@@ -84,6 +91,22 @@ class Maintenance:
             except BaseException as error:  # noqa: BLE001  (a thread must not end unheard)
                 self._on_failure(unexpected("compaction", error))
                 return
+
+    def _catch_up(self) -> None:
+        while self.compact() and not self._is_closing:
+            self.checkpoint_when_large()
+        self.checkpoint_when_large()
+
+    def tidy(self) -> None:
+        """After a burst: gives space that nothing needs any more back to the disk, in bounded steps."""
+        pages_left = _PAGES_PER_STEP
+        while pages_left and not self._wake.is_set():
+            with self._appender.turn:
+                self._refuse_when_stopped()
+                pages_left = self._log.give_back_pages(_PAGES_PER_STEP)
+        with self._appender.turn:
+            self._refuse_when_stopped()
+            self._log.truncate_wal()
 
     def compact(self) -> bool:
         """Makes one run if one is due; whether it did. Commits that the index lacks stay: it may still name them."""
