@@ -100,6 +100,22 @@ class StoredEvents:
     def __len__(self) -> int:
         return len(self.offsets)
 
+    def part(self, begin: int, end: int) -> StoredEvents:
+        """The events at the places begin..end, end exclusive."""
+        if begin == 0 and end >= len(self):
+            return self
+        return StoredEvents(
+            topics=self.topics[begin:end],
+            event_ids=self.event_ids[begin:end],
+            timestamps=self.timestamps[begin:end],
+            sources=self.sources[begin:end],
+            payloads=self.payloads[begin:end],
+            extras=None if self.extras is None else self.extras[begin:end],
+            offsets=self.offsets[begin:end],
+            received_at_us=self.received_at_us[begin:end],
+            text_is_plain=self.text_is_plain,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ReadQuery:

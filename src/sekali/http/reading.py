@@ -7,7 +7,8 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, repeat
+from operator import add
 from typing import Final
 
 from sekali.event import ReadQuery, StoredEvents
@@ -75,7 +76,7 @@ class Reading:
             self._run = next(self._runs, None)
             if self._run is None:
                 return None
-            self._sizes = list(accumulate(len(payload) + _ENVELOPE_BYTES for payload in self._run.payloads))
+            self._sizes = list(accumulate(map(add, map(len, self._run.payloads), repeat(_ENVELOPE_BYTES))))
             self._taken = 0
         return self._cut_part(self._run)
 
@@ -98,7 +99,7 @@ class Reading:
         last = run.offsets[end - 1]
         going_down = self._query.descending
         self._query = replace(self._query, before=last) if going_down else replace(self._query, after=last)
-        return run if end - first == len(sizes) else _cut(run, first, end)
+        return run.part(first, end)
 
     def _close(self) -> None:
         runs, self._runs, self._run = self._runs, None, None
@@ -128,18 +129,3 @@ class OpenReads:
     def leave(self, reading: Reading) -> None:
         with self._lock:
             self._waiting.pop(reading, None)
-
-
-def _cut(events: StoredEvents, begin: int, end: int) -> StoredEvents:
-    """The events at begin..end, end exclusive."""
-    return StoredEvents(
-        topics=events.topics[begin:end],
-        event_ids=events.event_ids[begin:end],
-        timestamps=events.timestamps[begin:end],
-        sources=events.sources[begin:end],
-        payloads=events.payloads[begin:end],
-        extras=None if events.extras is None else events.extras[begin:end],
-        offsets=events.offsets[begin:end],
-        received_at_us=events.received_at_us[begin:end],
-        text_is_plain=events.text_is_plain,
-    )

@@ -21,7 +21,7 @@ from sekali.store.rows import check_row, rows_of
 from sekali.store.runs import Run, first_offset_from, last_offset_before, run_holding
 from sekali.store.tail import CommitRow, TailCommit, commit_rows, first_reaching
 from sekali.store.topics import TopicBook
-from sekali.store.window import WINDOW_EVENTS, Loaded, Scan, Window, decoded, matching, part_of
+from sekali.store.window import WINDOW_EVENTS, Loaded, Scan, Window, decoded, matching
 
 _ENTRIES_PER_TOPIC: Final = 64
 _TAIL_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -80,7 +80,7 @@ class Reader:
             if scan.left is not None:
                 scan.left -= len(events)
             for start in range(0, max(1, len(events)), YIELD_EVENTS_MAX):
-                yield part_of(events, start, YIELD_EVENTS_MAX)
+                yield events.part(start, start + YIELD_EVENTS_MAX)
 
     def event_at(self, topic_id: int, offset: int) -> StoredEvents:
         """The one event of that topic at that offset. Raises StoreCorrupt when it is not there."""

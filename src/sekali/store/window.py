@@ -184,9 +184,3 @@ def _picked(events: StoredEvents, positions: Sequence[int]) -> StoredEvents:
         received_at_us=pick(events.received_at_us, positions),
         text_is_plain=events.text_is_plain,
     )
-
-
-def part_of(events: StoredEvents, start: int, size: int) -> StoredEvents:
-    if len(events) <= size:
-        return events
-    return _picked(events, range(start, min(start + size, len(events))))

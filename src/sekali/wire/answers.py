@@ -29,34 +29,29 @@ def encode_events(events: StoredEvents) -> list[bytes]:
     """One JSON object per event, with the members topic, event_id, timestamp, source, payload, extra ones, offset,
     received_at. Payload and extra members are the bytes that were stored: they may hold line ends.
     """
-    texts = _names_as_json(events)
-    tails = [
-        b',"offset":%d,"received_at":"%b"}' % (offset, format_time_us(us).encode())
-        for offset, us in zip(events.offsets, events.received_at_us, strict=True)
+    if not len(events):
+        return []
+    columns = [events.topics, events.event_ids, events.timestamps, events.sources]
+    if not events.text_is_plain and any(_MUST_ESCAPE.search("".join(column)) for column in columns):
+        columns = [[_encode(text).decode()[1:-1] for text in column] for column in columns]
+    bodies = _as_text(events.payloads)
+    if events.extras is not None:
+        extras = _as_text(events.extras)
+        bodies = [f"{body},{extra}" if extra else body for body, extra in zip(bodies, extras, strict=True)]
+    times = {us: format_time_us(us) for us in set(events.received_at_us)}
+    texts = [
+        f'{{"topic":"{topic}","event_id":"{event_id}","timestamp":"{timestamp}","source":"{source}",'
+        f'"payload":{body},"offset":{offset},"received_at":"{times[us]}"}}'
+        for topic, event_id, timestamp, source, body, offset, us in zip(
+            *columns, bodies, events.offsets, events.received_at_us, strict=True
+        )
     ]
-    if events.extras is None:
-        return [
-            text.encode() + payload + tail for text, payload, tail in zip(texts, events.payloads, tails, strict=True)
-        ]
-    return [
-        b"".join((text.encode(), payload, b"," if extra else b"", extra, tail))
-        for text, payload, extra, tail in zip(texts, events.payloads, events.extras, tails, strict=True)
-    ]
+    return "\0".join(texts).encode().split(b"\0")
 
 
-def _names_as_json(events: StoredEvents) -> list[str]:
-    """Each event's object up to the payload."""
-    columns = (events.topics, events.event_ids, events.timestamps, events.sources)
-    if events.text_is_plain or not any(_MUST_ESCAPE.search("".join(column)) for column in columns):
-        return [
-            f'{{"topic":"{topic}","event_id":"{event_id}","timestamp":"{timestamp}","source":"{source}","payload":'
-            for topic, event_id, timestamp, source in zip(*columns, strict=True)
-        ]
-    quoted = [[_encode(text).decode() for text in column] for column in columns]
-    return [
-        f'{{"topic":{topic},"event_id":{event_id},"timestamp":{timestamp},"source":{source},"payload":'
-        for topic, event_id, timestamp, source in zip(*quoted, strict=True)
-    ]
+def _as_text(column: Sequence[bytes]) -> list[str]:
+    """No payload and no extra member holds NUL, nor does any other part of an event."""
+    return b"\0".join(column).decode().split("\0")
 
 
 def ndjson_line(event: bytes) -> bytes:
