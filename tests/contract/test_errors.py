@@ -129,6 +129,24 @@ def test_after_an_unknown_outcome_nothing_is_written_and_reopening_decides(
     assert store.totals().unique == 5
 
 
+def test_after_an_unknown_outcome_closing_leaves_the_files_as_they_are(open_store: OpenStore, db_path: Path) -> None:
+    """What a failed fsync has left in memory alone must not be built upon."""
+    wal = db_path.with_name(db_path.name + "-wal")
+    store = open_store()
+    append(store, 3)
+
+    def fail(statements: Iterable[Statement]) -> None:
+        raise OutcomeUnknown("The fsync failed.")
+
+    store._log.write = fail  # type: ignore[method-assign]
+    with pytest.raises(OutcomeUnknown):
+        append(store, 2, "unknown")
+    before = db_path.read_bytes(), wal.read_bytes()
+    store.close()
+    assert (db_path.read_bytes(), wal.read_bytes()) == before
+    assert append(open_store(), 3) == [(DUPLICATE, 1), (DUPLICATE, 2), (DUPLICATE, 3)]
+
+
 # Damage
 
 

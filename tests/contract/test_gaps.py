@@ -132,3 +132,12 @@ def test_a_refused_store_has_kept_its_index(open_store: OpenStore, db_path: Path
     query(db_path, "DELETE FROM runs WHERE run_no = 2")
     is_refused(open_store, "A run is missing before run 3")
     assert sorted(path.name for path in index_folder(db_path).glob("*.sst")) == tables
+
+
+@pytest.mark.parametrize("topic", ["alpha", "beta"])
+def test_a_topic_that_is_missing_is_found_when_opening(open_store: OpenStore, db_path: Path, topic: str) -> None:
+    store = open_store()
+    store.append([batch_of([*numbered(3, topic="alpha"), *numbered(3, topic="beta")])], STAMP_US)
+    store.close()
+    query(db_path, "DELETE FROM topics WHERE name = ?", topic)
+    is_refused(open_store, "opic.* is missing")

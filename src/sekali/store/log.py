@@ -298,15 +298,20 @@ class Log:
         """In a forked child: reads that were begun before the fork do not go on."""
         self._is_left_to_parent = True
 
-    def close(self) -> None:
-        """Closes every connection. A read under way keeps its own until it ends."""
+    def close(self, *, keeps_wal: bool = False) -> None:
+        """Closes every connection. A read under way keeps its own until it ends.
+
+        `keeps_wal`: after a failure nothing is written any more, also not what SQLite does when the last connection
+        closes: bring the write-ahead log into the file, and delete it.
+        """
         with self._readers_lock:
             self._closed = True
             readers, self._readers = self._readers, []
         for connection in readers:
             connection.close()
-        self._checkpointer.close()
-        self._writer.close()
+        for connection in (self._checkpointer, self._writer):
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keeps_wal))
+            connection.close()
 
 
 def check_is_store(connection: apsw.Connection, path: Path) -> None:

@@ -372,10 +372,11 @@ class Store:
                 self._catching_up.join()
             self._maintenance.close()
             with self._appender.turn:
+                is_sound = self.failed is None
                 self.failed = self.failed or Draining("The store is closed.")
                 with ExitStack() as closing:  # whatever one of them raises, the others are let go of
                     closing.callback(self._guard.release)
-                    closing.callback(self._log.close)
+                    closing.callback(self._log.close, keeps_wal=not is_sound)
                     closing.callback(self._seen.close)
 
 
@@ -447,6 +448,8 @@ def _load(log: Log, totals: Totals, runs: Sequence[Run]) -> tuple[TopicBook, Lay
                         f"Commit {reached.commit_no + 1} is missing from the log. Restore the file from a backup."
                     )
                 commit, changes = tail_commit(row)
+                if max(commit.topic_ids, default=0) > len(topics):
+                    raise StoreCorrupt("The last topic is missing from the log. Restore the file from a backup.")
                 layout.append(commit)
                 topics.apply([each for each in changes if row.commit_no > folded[each.topic_id - 1]], row.stamp_us)
                 reached = Mark(commit.commit_no, commit.chain, commit.last_offset)

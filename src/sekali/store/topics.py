@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import apsw
 
+from sekali.errors import StoreCorrupt
 from sekali.event import TopicFigures
 from sekali.store.log import Statement
 from sekali.store.rows import check_row, row_checksum, rows_of
@@ -58,6 +59,8 @@ class TopicBook:
         )
         for topic_id, name, *figures, folded_commit, checksum in rows:
             check_row(f"topic {topic_id}", checksum, topic_id, name, *figures, folded_commit)
+            if topic_id != len(book) + 1:
+                raise StoreCorrupt(f"Topic {len(book) + 1} is missing from the log. Restore the file from a backup.")
             book.add(name, topic_id)
             book._figures[topic_id - 1] = TopicFigures(name, *figures)
             folded.append(folded_commit)
