@@ -96,11 +96,16 @@ _ANYWHERE: Final[dict[type[SekaliError], SekaliError]] = {
         errors.StoreCorrupt("Block 7 is missing. Restore the file from a backup."),
         errors.Overloaded("The intake is full. Wait as Retry-After says, then send the same events again."),
         errors.Draining("The server is shutting down; this request was not carried out. Send it again."),
-        errors.IndexRebuilding("The seen index is being rebuilt: 2400 of 4800 events. Reading works meanwhile."),
+        errors.IndexRebuilding(
+            "The seen index is being rebuilt: 2400 of 4800 events. Nothing is stored until it is complete; "
+            "reading works meanwhile."
+        ),
         errors.OutcomeUnknown(
             "The store failed while writing (disk I/O error). Send the same events again after it has restarted."
         ),
-        errors.DiskFull("Only 1048576 bytes are free on the disk of the store; nothing was stored."),
+        errors.DiskFull(
+            "Only 1048576 bytes are free on the disk of the store. Nothing is stored until there are 134217728."
+        ),
         errors.NotReady(f"Not ready: {_REASON}.", violations=[Violation("", errors.NotReady.code, _REASON)]),
     )
 }
