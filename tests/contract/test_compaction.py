@@ -41,10 +41,10 @@ class Filled:
         numbers = itertools.count(1)
         write = self.store._log.write
 
-        def counted(statements: Iterable[Statement]) -> None:
+        def counted(statements: Iterable[Statement], *, durable: bool = True) -> None:
             number = next(numbers)
             before(number)
-            write(statements)
+            write(statements, durable=durable)
             after(number)
 
         self.store._log.write = counted  # type: ignore[method-assign]
@@ -137,7 +137,7 @@ def test_neither_compaction_nor_a_checkpoint_writes_once_a_commit_has_failed(tmp
     filled = Filled(tmp_path / "store.db")
     store, write = filled.store, filled.store._log.write
 
-    def fail(statements: Iterable[Statement]) -> None:
+    def fail(statements: Iterable[Statement], *, durable: bool = True) -> None:
         raise OutcomeUnknown("The sync failed.")
 
     store._log.write = fail  # type: ignore[method-assign]

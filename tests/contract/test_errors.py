@@ -107,7 +107,7 @@ def test_after_an_unknown_outcome_nothing_is_written_and_reopening_decides(
     store.add_failure_listener(failures.append)
     write = store._log.write
 
-    def fail(statements: Iterable[Statement]) -> None:
+    def fail(statements: Iterable[Statement], *, durable: bool = True) -> None:
         if is_written:
             write(statements)
         raise OutcomeUnknown("The fsync failed.")
@@ -135,7 +135,7 @@ def test_after_an_unknown_outcome_closing_leaves_the_files_as_they_are(open_stor
     store = open_store()
     append(store, 3)
 
-    def fail(statements: Iterable[Statement]) -> None:
+    def fail(statements: Iterable[Statement], *, durable: bool = True) -> None:
         raise OutcomeUnknown("The fsync failed.")
 
     store._log.write = fail  # type: ignore[method-assign]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -17,8 +19,8 @@ from sekali.store import maintenance
 from sekali.store.log import Log
 from sekali.store.store import Store
 from tests.contract.conftest import OpenStore
-from tests.support.events import STAMP_US, batch_of, numbered, receipts, rows
-from tests.support.stores import compact_fully, wait_for
+from tests.support.events import DUPLICATE, STAMP_US, STORED, batch_of, numbered, receipts, rows
+from tests.support.stores import compact_fully, crashed_copy, wait_for
 
 CHECKPOINT_PAGES = 16
 
@@ -28,6 +30,72 @@ def append(store: Store, count: int, prefix: str = "e") -> list[tuple[int, int]]
 
 
 # The write-ahead log
+
+
+class CountingFile(apsw.VFSFile):
+    """A file of SQLite that counts how often it is synced."""
+
+    def __init__(self, base: str, name: Any, flags: list[int], syncs: Counter[str]) -> None:
+        super().__init__(base, name, flags)
+        path = name.filename() if isinstance(name, apsw.URIFilename) else str(name)
+        self._kind = "wal" if path.endswith("-wal") else "database"
+        self._syncs = syncs
+
+    def xSync(self, flags: int) -> None:  # noqa: N802  (apsw's name)
+        self._syncs[self._kind] += 1
+        self._syncs[f"{self._kind} bytes"] = self.xFileSize()
+        super().xSync(flags)
+
+
+class CountingVfs(apsw.VFS):
+    def __init__(self) -> None:
+        self._base = apsw.vfs_names()[0]
+        self.syncs: Counter[str] = Counter()
+        super().__init__("counting", self._base, makedefault=True)
+
+    def xOpen(self, name: Any, flags: list[int]) -> CountingFile:  # noqa: N802  (apsw's name)
+        return CountingFile(self._base, name, flags, self.syncs)
+
+
+@pytest.fixture
+def syncs() -> Iterator[Counter[str]]:
+    """How often files opened from here on were synced, by kind, and how large they were at the last time."""
+    vfs = CountingVfs()
+    yield vfs.syncs
+    vfs.unregister()
+
+
+def test_a_commit_is_one_sync_and_a_compaction_none(syncs: Counter[str], open_store: OpenStore) -> None:
+    """What a compaction writes is durable with the next commit: on a slow disk it must not hold commits up."""
+    store = open_store(small_runs=True)
+    append(store, 1)
+    syncs.clear()
+    for number in range(30):
+        append(store, 100, f"g{number}")
+    assert syncs["wal"] == 30
+    compact_fully(store)
+    assert store._layout.now.runs
+    assert (syncs["wal"], syncs["database"]) == (30, 0)
+
+
+def test_a_loss_of_power_undoes_a_compaction_and_nothing_else(
+    syncs: Counter[str], open_store: OpenStore, db_path: Path, tmp_path: Path
+) -> None:
+    store = open_store(small_runs=True)
+    for number in range(30):
+        append(store, 100, f"g{number}")
+    compact_fully(store)
+    runs = len(store._layout.now.runs)
+    copy = crashed_copy(store, db_path, tmp_path / "cut")
+    wal = copy.with_name(copy.name + "-wal")
+    wal.write_bytes(wal.read_bytes()[: syncs["wal bytes"]])
+    cut = open_store(copy, small_runs=True)
+    assert len(cut._layout.now.runs) < runs
+    assert [row.event_id for row in rows(cut.read(ReadQuery()))] == [
+        row.event_id for row in rows(store.read(ReadQuery()))
+    ]
+    assert {status for status, _ in append(cut, 100, "g29")} == {DUPLICATE}
+    assert append(cut, 1, "after") == [(STORED, 3_001)]
 
 
 def test_space_that_a_burst_has_left_behind_is_given_back(

@@ -83,7 +83,7 @@ def answer_before_commit(patch: pytest.MonkeyPatch) -> None:
     write = Log.write
     waiting: dict[int, list[Statement]] = {}
 
-    def write_later(self: Log, statements: Iterable[Statement]) -> None:
+    def write_later(self: Log, statements: Iterable[Statement], *, durable: bool = True) -> None:
         due = waiting.pop(id(self), None)
         waiting[id(self)] = [(sql, list(rows)) for sql, rows in statements]
         if due is not None:

@@ -88,7 +88,12 @@ def update_totals(totals: Totals) -> Statement:
 
 
 class Log:
-    """One writer connection, used by whoever holds the store's turn; read-only connections for everybody else."""
+    """The connections to the file.
+
+    One for what is answered for: each of its transactions is synced. One for maintenance, whose transactions become
+    durable with the next of the other's, and which makes the checkpoints beside commits. Whoever writes with either
+    holds the store's turn. Read-only ones for everybody else.
+    """
 
     def __init__(self, path: Path) -> None:
         """Opens or creates the file. Raises StoreUnusable with what to do about it."""
@@ -107,8 +112,11 @@ class Log:
         try:
             self._writer = apsw.Connection(str(path))
             self._prepare_file()
-            self._writer.set_wal_hook(self._note_wal_pages)
-            self._checkpointer = _tuned(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE))
+            self._background = _tuned(
+                apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE), synchronous="normal"
+            )
+            for connection in (self._writer, self._background):
+                connection.set_wal_hook(self._note_wal_pages)
             self.identity = self._read_identity()
             # Before anything is served: after a failed fsync, what the WAL holds may be in memory only.
             frames_left, _ = self._checkpointed(self._writer, apsw.SQLITE_CHECKPOINT_TRUNCATE)
@@ -164,43 +172,37 @@ class Log:
     def read_totals(self) -> Totals:
         return totals_of(self._writer)
 
-    def write(self, statements: Iterable[Statement]) -> None:
-        """All statements in one durable transaction. The caller holds the store's turn.
+    def write(self, statements: Iterable[Statement], *, durable: bool = True) -> None:
+        """All statements in one transaction. The caller holds the store's turn.
 
+        With `durable=False` every reader sees it at once, and it becomes durable with the next durable one: a loss of
+        power may undo it, and then nothing that came after it is there either. Nobody may be answered for it.
         Raises DiskFull (nothing was written) or OutcomeUnknown (the store must stop).
         """
-        with self._transaction() as writer:
+        with self._transaction(self._writer if durable else self._background) as connection:
             for sql, rows in statements:
-                writer.executemany(sql, rows)
+                connection.executemany(sql, rows)
 
     def give_back_pages(self, pages_max: int) -> int:
         """Takes so many unused pages off the file's end; how many unused ones are left. Otherwise as `write`."""
-        with self._transaction() as writer:
-            writer.execute(f"PRAGMA incremental_vacuum({pages_max})").fetchall()
-        return int(value_of(self._writer, "PRAGMA freelist_count"))
+        with self._transaction(self._background) as connection:
+            connection.execute(f"PRAGMA incremental_vacuum({pages_max})").fetchall()
+        return int(value_of(self._background, "PRAGMA freelist_count"))
 
     @contextmanager
-    def _transaction(self) -> Iterator[apsw.Connection]:
-        writer = self._writer
+    def _transaction(self, connection: apsw.Connection) -> Iterator[apsw.Connection]:
         try:
-            writer.execute("BEGIN IMMEDIATE")
-            yield writer
-            writer.execute("COMMIT")
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")
         except apsw.FullError as error:
-            self._roll_back()
+            _roll_back(connection)
             raise DiskFull(f"The disk of {self.path} is full; nothing was stored.", retry_after_s=5) from error
         except apsw.Error as error:
             raise OutcomeUnknown(
                 f"The store failed while writing ({error}). Send the same events again after it has restarted.",
                 retry_after_s=5,
             ) from error
-
-    def _roll_back(self) -> None:
-        if self._writer.in_transaction:
-            try:
-                self._writer.execute("ROLLBACK")
-            except apsw.Error as error:
-                raise OutcomeUnknown(f"The store could not roll back ({error}).", retry_after_s=5) from error
 
     @contextmanager
     def snapshot(self) -> Iterator[apsw.Connection]:
@@ -252,7 +254,7 @@ class Log:
         automatic checkpoints are off, since they ignore an I/O error. Raises OutcomeUnknown: the store must stop.
         """
         if not in_turn:
-            self._checkpointed(self._checkpointer, apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self._checkpointed(self._background, apsw.SQLITE_CHECKPOINT_PASSIVE)
             return
         must_start_over = self._wal_pages >= 2 * _CHECKPOINT_PAGES
         mode = apsw.SQLITE_CHECKPOINT_RESTART if must_start_over else apsw.SQLITE_CHECKPOINT_PASSIVE
@@ -309,7 +311,7 @@ class Log:
             readers, self._readers = self._readers, []
         for connection in readers:
             connection.close()
-        for connection in (self._checkpointer, self._writer):
+        for connection in (self._background, self._writer):
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keeps_wal))
             connection.close()
 
@@ -342,9 +344,17 @@ def read_only(path: Path) -> apsw.Connection:
     return _tuned(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY))
 
 
-def _tuned(connection: apsw.Connection) -> apsw.Connection:
+def _roll_back(connection: apsw.Connection) -> None:
+    if connection.in_transaction:
+        try:
+            connection.execute("ROLLBACK")
+        except apsw.Error as error:
+            raise OutcomeUnknown(f"The store could not roll back ({error}).", retry_after_s=5) from error
+
+
+def _tuned(connection: apsw.Connection, synchronous: str = "full") -> apsw.Connection:
     connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
-    connection.pragma("synchronous", "full")
+    connection.pragma("synchronous", synchronous)
     connection.pragma("wal_autocheckpoint", 0)
     connection.pragma("secure_delete", True)
     connection.pragma("trusted_schema", False)

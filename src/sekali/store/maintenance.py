@@ -22,7 +22,11 @@ _IDLE_S: Final = 1.0
 
 
 class Maintenance:
-    """One daemon thread. Every step that writes takes the store's turn, and is bounded."""
+    """One daemon thread. Every step that writes takes the store's turn, and is bounded.
+
+    No step waits for the disk: a compaction that a loss of power undoes is one that was not made yet. The next commit
+    that is answered for makes durable what came before it.
+    """
 
     def __init__(
         self,
@@ -122,7 +126,8 @@ class Maintenance:
             marks = self._seen.marks_perhaps_on_disk()
             with self._appender.turn:
                 self._refuse_when_stopped()
-                self._log.write(go_live(draft, [commit for commit in commits if commit.commit_no in marks]))
+                live = go_live(draft, [commit for commit in commits if commit.commit_no in marks])
+                self._log.write(live, durable=False)
                 self._layout.take_over(draft.run)
             for step in deletions(draft, min(marks, default=0)):
                 self._write(step)
@@ -138,7 +143,7 @@ class Maintenance:
     def _write(self, step: list[Statement]) -> None:
         with self._appender.turn:
             self._refuse_when_stopped()
-            self._log.write(step)
+            self._log.write(step, durable=False)
 
     def _fold(self, draft: RunDraft) -> None:
         """Writes the figures of the run's topics as they are now: later commits are told by `folded_commit`."""
@@ -146,7 +151,8 @@ class Maintenance:
             with self._appender.turn:
                 self._refuse_when_stopped()
                 commit_no = self._appender.totals.commit_no
-                self._log.write([self._topics.fold(draft.topic_ids[start : start + _TOPICS_PER_STEP], commit_no)])
+                fold = self._topics.fold(draft.topic_ids[start : start + _TOPICS_PER_STEP], commit_no)
+                self._log.write([fold], durable=False)
 
     def checkpoint_when_large(self) -> None:
         """Copies most of the WAL beside the commits, then the rest in the store's turn, so that it starts over."""

@@ -165,10 +165,12 @@ class SeenIndex:
     def add(self, keys: dict[bytes, int], mark: Mark) -> None:
         """Adds a commit's keys, visible at once. Under the store's turn, after the commit."""
         with self._changed:
+            is_first = self._newest.mark == Mark()
             self._newest.keys.update(keys)
             self._newest.mark = mark
             self._unwritten_keys += len(keys)
-            self._changed.notify()
+            if is_first or len(self._newest.keys) >= _GENERATION_KEYS:  # the writer waits for either
+                self._changed.notify()
 
     def start(self) -> None:
         """Starts the writing thread, once the index holds every key of the log."""
