@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import chain
+from operator import attrgetter
 from typing import Final
 
 from xxhash import xxh3_64_intdigest
@@ -21,6 +22,7 @@ from sekali.store.seen import unpack_value
 _TOPIC_HASHERS_MAX: Final = 4096
 _ERASED: Final = 0
 _FINGERPRINT_MASK: Final = 0xFFFFFFFF
+_COLUMNS: Final = tuple(map(attrgetter, ("topics", "event_ids", "timestamps", "sources", "payloads")))
 
 
 @dataclass(slots=True)
@@ -115,14 +117,10 @@ def columns_of(batches: Sequence[EventBatch]) -> GroupColumns:
     extras = None
     if any(batch.extras is not None for batch in batches):
         extras = [extra for batch in batches for extra in (batch.extras or [b""] * len(batch))]
-    return GroupColumns(
-        topics=list(chain.from_iterable(batch.topics for batch in batches)),
-        event_ids=list(chain.from_iterable(batch.event_ids for batch in batches)),
-        timestamps=list(chain.from_iterable(batch.timestamps for batch in batches)),
-        sources=list(chain.from_iterable(batch.sources for batch in batches)),
-        payloads=list(chain.from_iterable(batch.payloads for batch in batches)),
-        extras=extras,
+    topics, event_ids, timestamps, sources, payloads = (
+        list(chain.from_iterable(map(column, batches))) for column in _COLUMNS
     )
+    return GroupColumns(topics, event_ids, timestamps, sources, payloads, extras)
 
 
 StoredPayloads = Callable[[Sequence[tuple[str, int]]], Iterable[tuple[int, bytes]]]

@@ -198,7 +198,9 @@ class Store:
 
         Raises IndexRebuilding, Draining (the store has stopped), Overloaded (the index lags), DiskFull, StoreCorrupt.
         """
-        self._refuse_when_unable()
+        refusal = self._why_unable()
+        if refusal is not None:
+            raise refusal
         try:
             return self._appender.prepare(batches)
         except OutcomeUnknown as error:
@@ -212,7 +214,9 @@ class Store:
         raises, TooManyTopics (nothing stored), OutcomeUnknown (the store has stopped).
         """
         with self._appender.turn:
-            self._refuse_when_unable()
+            refusal = self.publish_refusal()
+            if refusal is not None:
+                raise refusal
             try:
                 outcomes = self._appender.commit(group, stamp_us, self._check_file)
             except OutcomeUnknown as error:
@@ -239,6 +243,9 @@ class Store:
 
     def publish_refusal(self) -> SekaliError | None:
         """What a group that came now would be refused with; None when it would be taken."""
+        return self._why_unable() or self._free_space.refusal()
+
+    def _why_unable(self) -> SekaliError | None:
         if self.failed is not None:
             return Draining("The store has stopped after an error; the server is shutting down.", retry_after_s=5)
         if self._seen.disk_is_full:
@@ -253,12 +260,7 @@ class Store:
             return Overloaded(
                 f"The seen index is {behind} events behind. Nothing is stored until it has caught up.", retry_after_s=1
             )
-        return self._free_space.refusal()
-
-    def _refuse_when_unable(self) -> None:
-        refusal = self.publish_refusal()
-        if refusal is not None:
-            raise refusal
+        return None
 
     def _check_file(self) -> None:
         if not self._files.still_holds():
