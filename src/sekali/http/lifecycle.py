@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import gc
 import logging
 import os
 import signal
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from sekali.http.app import SekaliApp
 
 DECODE_THREADS: Final = 2
+COLLECT_AFTER_OBJECTS: Final = 20_000
 SLOW_OPENING_S: Final = 1.0
 """An opening that takes longer is spoken of."""
 ABANDONED_CLOSE_S_MAX: Final = 20.0
@@ -126,6 +128,8 @@ class Lifecycle:
             if is_first:
                 await self._close_if_settings_changed()
             await self._serving_said_when_slow()
+            if is_first and self._signals.is_installed:
+                _spare_the_collector()
         except BaseException as error:
             with self._lock:
                 self._lifespans -= 1
@@ -303,6 +307,15 @@ def _done(result: _T) -> Future[_T]:
     future: Future[_T] = concurrent.futures.Future()
     future.set_result(result)
     return future
+
+
+def _spare_the_collector() -> None:
+    """Where the process is a server's: what start-up has made stays for good, so Python's collector of reference cycles
+    need not go through it again and again, nor look for cycles after every 700 objects. A seventh of the CPU time of a
+    single publish."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER_OBJECTS, *gc.get_threshold()[1:])
 
 
 def _say(line: str) -> None:
