@@ -17,15 +17,15 @@ from typing import Final
 
 from sekali.errors import TooManyTopics
 from sekali.event import BatchOutcome, EventBatch
-from sekali.store.block import Columns, encode_commit_block, encode_integers, pick
+from sekali.store.block import Columns, encode_commit_block, pick
 from sekali.store.decide import Decision, Digester, GroupColumns, columns_of, decide, receipts
 from sekali.store.layout import Layout
 from sekali.store.ledger import ledger_row
 from sekali.store.log import Log, Statement, Totals, update_totals
 from sekali.store.reader import Reader
 from sekali.store.seen import FINGERPRINT_BITS, OFFSET_MAX, Generation, Mark, SeenIndex
-from sekali.store.tail import CommitRow, tail_commit
-from sekali.store.topics import TopicBook, insert_topics
+from sekali.store.tail import CommitRow, encode_topics, tail_commit
+from sekali.store.topics import TopicBook, TopicCounts, insert_topics
 
 _CHAIN_HEAD: Final = struct.Struct("<QQQQ")
 
@@ -43,8 +43,7 @@ class PreparedGroup:
     """Digest -> fingerprint of each new event, in order."""
     topic_names: list[str]
     """Those of the block's topic indexes first, then those that only duplicates name."""
-    topic_counts: list[tuple[int, int, int, int, int]]
-    """For each name: events, duplicates, conflicts, places of the first and last event in the block."""
+    topic_counts: TopicCounts
     block: bytes | None
 
 
@@ -141,7 +140,9 @@ class Appender:
             found = {**group.found, **late}
             group = self._decided(group.batch_sizes, group.columns, found, group.captured)
         before = self.totals
-        row, new_names = self._commit_row(group, max(before.store_time_us, stamp_us))
+        new_names = self._new_names(group)
+        ids = self._topic_ids(group.topic_names, new_names)
+        row = self._commit_row(group, ids, new_names, max(before.store_time_us, stamp_us))
         conflicts = sum(each.is_conflict for each in group.decision.duplicates)
         totals = Totals(
             commit_no=row.commit_no,
@@ -155,22 +156,29 @@ class Appender:
         assert totals.last_offset <= OFFSET_MAX, "the offset no longer fits the seen index"
         self._log.write(self._statements(group, row, totals, new_names))
         before_answer()
-        self._publish(group, row, totals, new_names)
+        self._publish(group, row, ids, totals, new_names)
         return _outcomes(group, row.first_offset)
 
-    def _commit_row(self, group: PreparedGroup, stamp_us: int) -> tuple[CommitRow, list[str]]:
+    def _new_names(self, group: PreparedGroup) -> list[str]:
         new_names = [name for name in group.topic_names if name not in self._topics.ids]
         if new_names and len(self._topics) + len(new_names) > self._topics_max:
             raise TooManyTopics(
                 f"The store holds {len(self._topics)} topics and may hold {self._topics_max}; nothing was stored. "
                 "Raise SEKALI_TOPICS_MAX, or publish under fewer names."
             )
-        first_new = len(self._topics) + 1
-        ids = {name: topic_id for topic_id, name in enumerate(new_names, first_new)}
-        fields: list[int] = []
-        for name, counts in zip(group.topic_names, group.topic_counts, strict=True):
-            fields += (ids.get(name) or self._topics.ids[name], *counts)
-        topics = encode_integers(fields)
+        return new_names
+
+    def _topic_ids(self, names: Sequence[str], new_names: Sequence[str]) -> list[int]:
+        known = self._topics.ids
+        if not new_names:
+            return [known[name] for name in names]
+        new = {name: topic_id for topic_id, name in enumerate(new_names, len(self._topics) + 1)}
+        return [new.get(name) or known[name] for name in names]
+
+    def _commit_row(
+        self, group: PreparedGroup, ids: Sequence[int], new_names: Sequence[str], stamp_us: int
+    ) -> CommitRow:
+        topics = encode_topics(ids, group.topic_counts)
         first_offset = self.totals.last_offset + 1
         commit_no = self.totals.commit_no + 1
         events = len(group.new_keys)
@@ -179,7 +187,7 @@ class Appender:
         chain.update(topics)
         chain.update("\n".join(new_names).encode())
         chain.update(group.block or b"")
-        return CommitRow(commit_no, first_offset, events, stamp_us, chain.digest(), topics, group.block), new_names
+        return CommitRow(commit_no, first_offset, events, stamp_us, chain.digest(), topics, group.block)
 
     def _statements(
         self, group: PreparedGroup, row: CommitRow, totals: Totals, new_names: list[str]
@@ -192,13 +200,14 @@ class Appender:
             statements.append(ledger_row(row.commit_no, row.stamp_us, group.columns, duplicates, row.first_offset))
         return statements
 
-    def _publish(self, group: PreparedGroup, row: CommitRow, totals: Totals, new_names: list[str]) -> None:
+    def _publish(
+        self, group: PreparedGroup, row: CommitRow, ids: Sequence[int], totals: Totals, new_names: Sequence[str]
+    ) -> None:
         """Makes the commit visible, in the order in which readers look: names, tail, figures, totals, keys."""
         for topic_id, name in enumerate(new_names, len(self._topics) + 1):
             self._topics.add(name, topic_id)
-        commit, changes = tail_commit(row)
-        self._layout.append(commit)
-        self._topics.apply(changes, row.stamp_us)
+        self._layout.append(tail_commit(row, ids, group.topic_counts))
+        self._topics.apply(ids, group.topic_counts, row.first_offset, row.stamp_us)
         self.totals = totals
         # As `pack_value`, which called for each event would take as long as all the rest.
         keys = {
@@ -210,21 +219,20 @@ class Appender:
 
 def _topic_counts(
     names: Sequence[str], new_topics: Sequence[str], columns: GroupColumns, decision: Decision
-) -> list[tuple[int, int, int, int, int]]:
-    if len(names) == 1:
-        events, duplicates = len(new_topics), len(decision.duplicates)
-        conflicts = sum(each.is_conflict for each in decision.duplicates)
-        return [(events, duplicates, conflicts, 0, max(0, events - 1))]
-    events_of = Counter(new_topics)
+) -> TopicCounts:
+    """For each of the names, in order."""
     count = len(new_topics)
-    last_place = dict(zip(new_topics, range(count), strict=True))
-    first_place = dict(zip(reversed(new_topics), range(count - 1, -1, -1), strict=True))
-    duplicates_of = Counter(columns.topics[each.place] for each in decision.duplicates)
+    if len(names) == 1:
+        conflicts = sum(each.is_conflict for each in decision.duplicates)
+        return TopicCounts([count], [len(decision.duplicates)], [conflicts], [0], [max(0, count - 1)])
+    none = dict.fromkeys(names, 0)
+    events = Counter(new_topics)
+    last_places = none | dict(zip(new_topics, range(count), strict=True))
+    first_places = none | dict(zip(reversed(new_topics), range(count - 1, -1, -1), strict=True))
+    duplicates = Counter(columns.topics[each.place] for each in decision.duplicates)
     conflicts_of = Counter(columns.topics[each.place] for each in decision.duplicates if each.is_conflict)
-    return [
-        (events_of[name], duplicates_of[name], conflicts_of[name], first_place.get(name, 0), last_place.get(name, 0))
-        for name in names
-    ]
+    by_name = (events, duplicates, conflicts_of, first_places, last_places)
+    return TopicCounts(*([figures[name] for name in names] for figures in by_name))
 
 
 def _outcomes(group: PreparedGroup, first_offset: int) -> list[BatchOutcome]:

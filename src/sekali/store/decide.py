@@ -19,7 +19,7 @@ from sekali.event import EventBatch, ReceiptStatus
 from sekali.json_value import same_json_value
 from sekali.store.seen import unpack_value
 
-_TOPIC_HASHERS_MAX: Final = 4096
+_TOPIC_HASHERS_MAX: Final = 8192
 _ERASED: Final = 0
 _FINGERPRINT_MASK: Final = 0xFFFFFFFF
 _COLUMNS: Final = tuple(map(attrgetter, ("topics", "event_ids", "timestamps", "sources", "payloads")))
@@ -102,7 +102,7 @@ class Digester:
         hasher = self._of_topic.get(topic)
         if hasher is None:
             if len(self._of_topic) >= _TOPIC_HASHERS_MAX:
-                self._of_topic.clear()
+                del self._of_topic[next(iter(self._of_topic))]
             hasher = self._of_topic[topic] = blake2b(topic.encode() + b"\0", digest_size=16, key=self._key)
         return hasher
 

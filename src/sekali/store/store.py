@@ -56,7 +56,7 @@ from sekali.store.maintenance import Maintenance
 from sekali.store.reader import Reader
 from sekali.store.runs import Run, load_runs
 from sekali.store.seen import Mark, SeenIndex, unpack_value
-from sekali.store.tail import commit_rows, tail_commit
+from sekali.store.tail import commit_rows, decode_topics, tail_commit
 from sekali.store.topics import TopicBook
 
 _CATCH_UP_AT_ONCE_EVENTS: Final = 100_000
@@ -449,11 +449,13 @@ def _load(log: Log, totals: Totals, runs: Sequence[Run]) -> tuple[TopicBook, Lay
                     raise StoreCorrupt(
                         f"Commit {reached.commit_no + 1} is missing from the log. Restore the file from a backup."
                     )
-                commit, changes = tail_commit(row)
-                if max(commit.topic_ids, default=0) > len(topics):
+                ids, counts = decode_topics(row.topics)
+                commit = tail_commit(row, ids, counts)
+                if max(ids, default=0) > len(topics):
                     raise StoreCorrupt("The last topic is missing from the log. Restore the file from a backup.")
                 layout.append(commit)
-                topics.apply([each for each in changes if row.commit_no > folded[each.topic_id - 1]], row.stamp_us)
+                has_commit = {topic_id for topic_id in ids if row.commit_no <= folded[topic_id - 1]}
+                topics.apply(ids, counts, row.first_offset, row.stamp_us, skip=has_commit)
                 reached = Mark(commit.commit_no, commit.chain, commit.last_offset)
     if reached != Mark(totals.commit_no, totals.chain, totals.last_offset):
         raise StoreCorrupt("The totals and the last commit do not belong together. Restore the file from a backup.")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 import apsw
 
-from sekali.store.block import decode_integers, raw_bytes
+from sekali.store.block import decode_integers, encode_integers, raw_bytes
 from sekali.store.log import Statement
 from sekali.store.rows import check_row, row_checksum, rows_of
-from sekali.store.topics import TopicChange
+from sekali.store.topics import TopicCounts
 
 FIELDS_PER_TOPIC: Final = 6
 INSERT_COMMIT: Final = "INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -72,28 +74,34 @@ class TailCommit:
         return self.first_offset + self.events - 1
 
 
-def tail_commit(row: CommitRow) -> tuple[TailCommit, list[TopicChange]]:
-    """A commit's row as the tail keeps it, and what it adds to the topics' figures."""
-    fields = decode_integers(row.topics)
-    columns = [fields[place::FIELDS_PER_TOPIC] for place in range(FIELDS_PER_TOPIC)]
-    commit = TailCommit(
+def encode_topics(ids: Sequence[int], counts: TopicCounts) -> bytes:
+    """The `topics` column of a commit's row."""
+    columns = (ids, counts.events, counts.duplicates, counts.conflicts, counts.first_places, counts.last_places)
+    return encode_integers(chain.from_iterable(zip(*columns, strict=True)))
+
+
+def decode_topics(topics: bytes) -> tuple[list[int], TopicCounts]:
+    """The inverse of `encode_topics`. Raises StoreCorrupt."""
+    fields = decode_integers(topics)
+    ids, *counts = (fields[place::FIELDS_PER_TOPIC] for place in range(FIELDS_PER_TOPIC))
+    return ids, TopicCounts(*counts)
+
+
+def tail_commit(row: CommitRow, ids: Sequence[int], counts: TopicCounts) -> TailCommit:
+    """A commit's row as the tail keeps it."""
+    events_by_topic = dict(zip(ids, counts.events, strict=True))
+    if not all(counts.events):
+        events_by_topic = {topic_id: events for topic_id, events in events_by_topic.items() if events}
+    return TailCommit(
         commit_no=row.commit_no,
         first_offset=row.first_offset,
         events=row.events,
         stamp_us=row.stamp_us,
         chain=row.chain,
         raw_bytes=raw_bytes(row.block),
-        topic_ids=tuple(columns[0]),
-        events_by_topic={topic_id: count for topic_id, count in zip(columns[0], columns[1], strict=True) if count},
+        topic_ids=tuple(ids),
+        events_by_topic=events_by_topic,
     )
-    base = row.first_offset
-    changes = [
-        TopicChange(
-            topic_id, events, duplicates, conflicts, base + first if events else 0, base + last if events else 0
-        )
-        for topic_id, events, duplicates, conflicts, first, last in zip(*columns, strict=True)
-    ]
-    return commit, changes
 
 
 def first_reaching(commits: list[TailCommit], offset: int) -> int:

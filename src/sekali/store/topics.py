@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -21,15 +21,19 @@ from sekali.store.rows import check_row, row_checksum, rows_of
 
 
 @dataclass(frozen=True, slots=True)
-class TopicChange:
-    """What one commit adds to a topic. Offsets 0 when it stored none of its events."""
+class TopicCounts:
+    """What one commit holds of each of its topics: parallel columns, a topic each.
 
-    topic_id: int
-    events: int
-    duplicates: int
-    conflicts: int
-    first_offset: int
-    last_offset: int
+    `first_places` and `last_places` are those of the topic's first and last event among the commit's new ones; 0 when
+    it has none.
+    """
+
+    events: Sequence[int]
+    duplicates: Sequence[int]
+    """Conflicts included."""
+    conflicts: Sequence[int]
+    first_places: Sequence[int]
+    last_places: Sequence[int]
 
 
 INSERT_TOPIC: Final = "INSERT INTO topics VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -79,18 +83,32 @@ class TopicBook:
             self._figures.append(TopicFigures(name))
             insort(self._sorted_names, name)
 
-    def apply(self, changes: Iterable[TopicChange], stamp_us: int) -> None:
-        """Adds a commit's changes."""
+    def apply(
+        self,
+        ids: Sequence[int],
+        counts: TopicCounts,
+        first_offset: int,
+        stamp_us: int,
+        skip: Container[int] = frozenset(),
+    ) -> None:
+        """Adds a commit's counts for the topics `ids`. `first_offset`: of its first event. `skip`: these ids are left
+        out, their figures have the commit already."""
+        figures_of = self._figures
         with self._lock:
-            for change in changes:
-                figures = self._figures[change.topic_id - 1]
-                figures.duplicates += change.duplicates
-                figures.conflicts += change.conflicts
-                if change.events:
+            for topic_id, events, first, last in zip(
+                ids, counts.events, counts.first_places, counts.last_places, strict=True
+            ):
+                if events and topic_id not in skip:
+                    figures = figures_of[topic_id - 1]
                     if not figures.events:
-                        figures.first_offset, figures.first_at_us = change.first_offset, stamp_us
-                    figures.events += change.events
-                    figures.last_offset, figures.last_at_us = change.last_offset, stamp_us
+                        figures.first_offset, figures.first_at_us = first_offset + first, stamp_us
+                    figures.events += events
+                    figures.last_offset, figures.last_at_us = first_offset + last, stamp_us
+            if any(counts.duplicates):
+                for topic_id, duplicates, conflicts in zip(ids, counts.duplicates, counts.conflicts, strict=True):
+                    if topic_id not in skip:
+                        figures_of[topic_id - 1].duplicates += duplicates
+                        figures_of[topic_id - 1].conflicts += conflicts
 
     def names(self, limit: int) -> list[str]:
         with self._lock:
