@@ -7,14 +7,16 @@ event is rewritten once.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, chain, repeat
 from typing import Any, Final
 
 import apsw
 
-from sekali.store.block import Columns, decode_block, decode_integers, encode_integers, encode_run_block
+from sekali.store.block import Columns, decode_block, decode_integers, encode_integers, encode_run_block, pick
 from sekali.store.log import Log, Statement
 from sekali.store.rows import row_checksum, value_of
 from sekali.store.runs import Run
@@ -139,33 +141,29 @@ def _blocks(
     for block_no, span in enumerate(_cuts(events, places, sizes.block_events), first_block):
         columns = events.at(span)
         offsets = columns.offsets or ()
-        topics: list[int] = []
+        counts = Counter(pick(topic_ids, span))  # in the order of the span, which is sorted by topic
         topic_rows: list[tuple[Any, ...]] = []
         start = 0
-        for topic_id, group in groupby(topic_ids[place] for place in span):
-            count = sum(1 for _ in group)
+        for topic_id, count in counts.items():
             row = (topic_id, offsets[start], offsets[start + count - 1], count, block_no)
             topic_rows.append((*row, row_checksum(*row)))
-            topics += (topic_id, count)
             start += count
-        index_of = {topic_id: index for index, topic_id in enumerate(topics[0::2])}
-        columns.topics = [index_of[topic_ids[place]] for place in span]
+        columns.topics = list(chain.from_iterable(map(repeat, range(len(counts)), counts.values())))
         block = encode_run_block(columns)
         head = (block_no, run_no, min(offsets), max(offsets), len(span))
-        packed = encode_integers(topics)
+        packed = encode_integers(chain.from_iterable(counts.items()))
         yield (*head, row_checksum(*head, packed, block), packed, block), topic_rows
 
 
 def _cuts(events: Columns, places: Sequence[int], block_events: int) -> Iterator[Sequence[int]]:
     """The sorted places, cut after `block_events` events or about a mebibyte of payload."""
-    start = size = 0
-    for end, place in enumerate(places):
-        if end > start and (end - start >= block_events or size >= _BLOCK_PAYLOAD_BYTES):
-            yield places[start:end]
-            start, size = end, 0
-        size += len(events.payloads[place])
-    if start < len(places):
-        yield places[start:]
+    sizes = list(accumulate(map(len, pick(events.payloads, places))))
+    start = 0
+    while start < len(places):
+        before = sizes[start - 1] if start else 0
+        end = min(start + block_events, bisect_left(sizes, before + _BLOCK_PAYLOAD_BYTES, lo=start) + 1, len(places))
+        yield places[start:end]
+        start = end
 
 
 def _steps(blocks: Sequence[tuple[tuple[Any, ...], list[tuple[Any, ...]]]]) -> list[list[Statement]]:

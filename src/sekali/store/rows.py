@@ -10,20 +10,22 @@ import apsw
 
 from sekali.errors import StoreCorrupt
 
-_INTEGER = struct.Struct("<q")
+_LENGTH = struct.Struct("<q")
+_INTEGER = struct.Struct("<qq")
 
 
 def row_checksum(*columns: int | bytes | str | None) -> int:
     """CRC-32 over the columns in order; each is preceded by its length, so that none can lend bytes to the next."""
-    crc = 0
+    parts: list[bytes] = []
     for column in columns:
-        if column is None:
-            crc = crc32(b"\xff", crc)
-            continue
-        data = _INTEGER.pack(column) if isinstance(column, int) else column
-        data = data.encode() if isinstance(data, str) else data
-        crc = crc32(data, crc32(_INTEGER.pack(len(data)), crc))
-    return crc
+        if isinstance(column, int):
+            parts.append(_INTEGER.pack(_LENGTH.size, column))
+        elif column is None:
+            parts.append(b"\xff")
+        else:
+            data = column.encode() if isinstance(column, str) else column
+            parts += (_LENGTH.pack(len(data)), data)
+    return crc32(b"".join(parts))
 
 
 def check_row(what: str, checksum: int, *columns: int | bytes | str | None) -> None:
