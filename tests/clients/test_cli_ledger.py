@@ -74,7 +74,7 @@ def test_the_summary_counts_by_topic_and_source_over_all_pages(shared_server: Se
     assert found[2]["last_received_at"] == newest["received_at"]
     lines = ledger(shared_server, *chosen, "-n", "2").stdout.splitlines()
     assert [line.rsplit(maxsplit=4)[1:3] for line in lines[1:3]] == [["2,400", "0"], ["3", "0"]]
-    assert lines[3:] == ["2,405 resends, 2 of them conflicts; 1 more pairs of topic and source are not shown"]
+    assert lines[3:] == ["2,405 resends, 2 of them conflicts; pairs of topic and source not shown: 1"]
 
 
 def entry(source: str, received_at: str = "2024") -> LedgerEntry:

@@ -195,3 +195,12 @@ def test_looking_event_ids_up_is_bounded_and_the_page_ends_there(store: Store, m
     found = whole_ledger(store, with_event_ids=True)
     assert [entry.event_id for entry in found] == [f"e-{number}" for number in range(30)]
     assert len(store.ledger(LedgerQuery()).entries) == 30
+
+
+def test_what_is_not_answered_for_yet_is_not_in_the_ledger(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    send(store, Sent("t", "a"))
+    seen_before_the_answer: list[list[LedgerEntry]] = []
+    monkeypatch.setattr(store, "_check_file", lambda: seen_before_the_answer.append(whole_ledger(store)))
+    send(store, Sent("t", "a"))
+    assert seen_before_the_answer == [[]]
+    assert len(whole_ledger(store)) == 1

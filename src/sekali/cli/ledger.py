@@ -162,7 +162,7 @@ def _show_summary(found: Summary, count: int, *, is_json: bool) -> None:
         stdout().print(_summary_table(shown))
         total = f"{found.resends:,} resends, {found.conflicts:,} of them conflicts"
         hidden = len(found.by_pair) - len(shown)
-        stdout().print(total + (f"; {hidden:,} more pairs of topic and source are not shown" if hidden else ""))
+        stdout().print(total + (f"; pairs of topic and source not shown: {hidden:,}" if hidden else ""))
     if found.let_go:
         note(
             f"more than {PAIRS_HELD_MAX:,} pairs of topic and source: each count may be short by up to {found.let_go:,}"
