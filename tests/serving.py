@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,13 @@ class Server:
                 return refusal.code, _decoded(refusal.read())
         except OSError:
             return 0, None
+
+    def linked(self, path: str) -> Iterator[Any]:
+        """Every item of the array at `path` and of the pages that it links to."""
+        while path:
+            with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+                yield from json.loads(answer.read())
+                path = answer.headers.get("link", "").partition(">")[0].removeprefix("<")
 
     @property
     def log(self) -> str:

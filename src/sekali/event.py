@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 TOPIC_BYTES_MAX: Final = 255
 EVENT_ID_BYTES_MAX: Final = 255
@@ -134,6 +134,61 @@ class ReadQuery:
     until_us: int | None = None
     descending: bool = False
     limit: int | None = None
+
+
+class LedgerPlace(NamedTuple):
+    """Where an entry stands in the ledger: its commit, and its place among what that commit refused, from 0."""
+
+    commit_no: int
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """One refused event: the offset of the stored one with its key, its topic and source, and when it came."""
+
+    offset: int
+    """0 for an id that was seeded without an event."""
+    topic: str
+    source: str
+    """Who sent it again, which need not be who sent the stored one."""
+    received_at_us: int
+    is_conflict: bool
+    refused_payload: bytes | None
+    """Of a conflict; None when it was over a bound."""
+    at: LedgerPlace = field(default=LedgerPlace(0, 0), compare=False)
+    event_id: str | None = None
+    """Of the stored event; None unless it was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerQuery:
+    """Which entries of the ledger to read, oldest first unless `descending`.
+
+    `topics` and `source` are exact, empty or None means no filter. `since_us` (inclusive) and `until_us` (exclusive)
+    compare store time. `start`: from that place on, in the order asked for. `limit`: at least 1.
+    """
+
+    topics: tuple[str, ...] = ()
+    source: str | None = None
+    is_conflict: bool | None = None
+    since_us: int | None = None
+    until_us: int | None = None
+    descending: bool = False
+    start: LedgerPlace | None = None
+    limit: int = 1000
+    with_event_ids: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerPage:
+    """Entries in the order asked for. `following`: where to read on; None at the end of the ledger.
+
+    A page may hold fewer than asked for, or none, with more behind it: the work for one is bounded.
+    """
+
+    entries: list[LedgerEntry]
+    following: LedgerPlace | None
 
 
 @dataclass(frozen=True, slots=True)

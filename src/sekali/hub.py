@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sekali.errors import Draining, InternalError, SekaliError
-from sekali.event import EventBatch, ReadQuery, SeenAnswer, StoredEvents, TopicFigures
+from sekali.event import EventBatch, LedgerPage, LedgerQuery, ReadQuery, SeenAnswer, StoredEvents, TopicFigures
 from sekali.intake import Intake, Published, wall_clock_us
 from sekali.settings import Settings
 from sekali.store.store import Store
@@ -144,6 +144,10 @@ class Hub:
     def topics(self, after: str = "", limit: int = 1_000) -> list[TopicFigures]:
         """Figures per topic, by name, those after `after` (exclusive)."""
         return self._store.topic_figures(after, limit)
+
+    def ledger(self, query: LedgerQuery) -> LedgerPage:
+        """A page of what was refused as known already, see `Store.ledger`."""
+        return self._store.ledger(query)
 
     @property
     def last_offset(self) -> int:

@@ -76,7 +76,7 @@ def end_with_children(process: subprocess.Popen[str]) -> None:
 
 
 def test_every_command_has_an_example() -> None:
-    assert COMMANDS == ["serve", "publish", "tail", "stats", "backup", "demo"]
+    assert COMMANDS == ["serve", "publish", "tail", "stats", "ledger", "backup", "demo"]
     assert {command for command, _ in EXAMPLES} == set(COMMANDS)
 
 
@@ -97,7 +97,8 @@ def test_an_example_does_what_it_says(
         return
     assert process.returncode == 0, err
     expected = {"publish": "rejected 0", "demo": "nothing lost, nothing doubled", "stats": "received", "tail": ""}
-    assert {**expected, "backup": "backup.db: 0 events"}[command] in out
+    expected |= {"ledger": "source", "backup": "backup.db: 0 events"}
+    assert expected[command] in out
 
 
 def test_help_for_a_pipe_is_plain_text() -> None:

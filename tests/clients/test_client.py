@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from sekali import errors
-from sekali.client import ONCE, Client, EventFilter, RetryPolicy
+from sekali.client import ONCE, Client, EventFilter, LedgerFilter, RetryPolicy
 from sekali.errors import SekaliError, Violation
 from sekali.event import SeenAnswer
 from tests.serving import Server
@@ -223,6 +223,25 @@ def test_reading_page_by_page_gives_everything_once_in_order(server: Server, rng
         assert [stored.offset for stored in newest.events] == [3500, 3499, 3498, 3497, 3496]
         older = client.page(newest_first=True, before=newest.cursor, limit=2)
         assert [stored.offset for stored in older.events] == [3495, 3494]
+
+
+def test_the_ledger_is_read_page_by_page_in_either_order(server: Server) -> None:
+    events = [event(number, topic=f"t{number % 2}") for number in range(1200)]
+    with Client(server.url, retry=ONCE) as client:
+        client.publish(events)
+        client.publish([{**sent, "source": "again"} for sent in events])
+        client.publish([event(3, topic="t1", payload={"n": 1.50})])
+        found = list(client.ledger())
+        assert [entry.event_id for entry in found[:-1]] == [sent["event_id"] for sent in events]
+        assert list(client.ledger(newest_first=True)) == found[::-1]
+        assert [len(page.entries) for page in client.ledger_pages(event_ids=False)] == [1000, 201]
+        (conflict,) = client.ledger(LedgerFilter(topics=("t1",), source="test", status="conflict"))
+        assert (conflict.offset, conflict.event_id, conflict.status) == (4, "e-3", "conflict")
+        assert conflict.payload == {"n": Decimal("1.50")}
+        assert (found[0].source, found[0].status, found[0].payload) == ("again", "duplicate", None)
+        assert next(client.ledger(event_ids=False)).event_id is None
+        assert list(client.ledger(LedgerFilter(since=conflict.received_at))) == [conflict]
+        assert list(client.ledger(LedgerFilter(until=conflict.received_at))) == found[:-1]
 
 
 def test_topics_are_read_page_by_page(server: Server) -> None:

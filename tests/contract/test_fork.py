@@ -30,7 +30,7 @@ COMMON = """
     import multiprocessing, os, signal, sys, traceback
     from pathlib import Path
     from sekali.errors import Draining, SekaliError, StoreUnusable
-    from sekali.event import ReadQuery
+    from sekali.event import LedgerQuery, ReadQuery
     from sekali.settings import Settings
     from sekali.store.store import Store
     from tests.support.events import STAMP_US, batch_of, numbered
@@ -121,7 +121,7 @@ def test_a_forked_child_can_neither_use_the_store_nor_harm_it(open_store: OpenSt
                 lambda: store.event("alpha", "before-0"),
                 lambda: store.totals(),
                 lambda: store.topic_figures(),
-                lambda: store.ledger(),
+                lambda: store.ledger(LedgerQuery()),
                 lambda: store.readiness(),
                 lambda: store.compact(),
                 lambda: store.last_offset,

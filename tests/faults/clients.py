@@ -139,7 +139,7 @@ class Clients:
 
 
 def read_back(server: Server) -> Stored:
-    """Everything the server gives out: all events by offset, page by page, its counters and its topics."""
+    """Everything the server gives out: all events by offset, page by page, its counters, topics and ledger."""
     events: list[dict[str, Any]] = []
     while True:
         after = events[-1]["offset"] if events else 0
@@ -152,7 +152,8 @@ def read_back(server: Server) -> Stored:
     assert status == 200, (status, stats)
     status, topics = server.call("GET", "/topics?limit=1000")
     assert status == 200, (status, topics)
-    return Stored(events, stats, topics)
+    ledger = list(server.linked(f"/ledger?event_ids=false&limit={PAGE}"))
+    return Stored(events, stats, topics, ledger)
 
 
 def check(server: Server, attempts: Sequence[Attempt]) -> dict[str, int]:

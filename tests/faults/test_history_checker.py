@@ -20,6 +20,11 @@ def stored(offset: int, event_id: str, payload: dict[str, Any] | None = None) ->
     return {**event(event_id, payload), "offset": offset, "received_at": f"2024-01-01T00:00:0{offset}.000000Z"}
 
 
+def refused(offset: int, status: str) -> dict[str, Any]:
+    received_at = stored(3, "c")["received_at"]
+    return {"topic": "t", "offset": offset, "source": "two", "received_at": received_at, "status": status}
+
+
 def receipts(*given: tuple[str, int]) -> dict[str, Any]:
     return {"accepted": len(given), "receipts": [{"status": status, "offset": offset} for status, offset in given]}
 
@@ -44,6 +49,7 @@ class Run:
             events=[stored(1, "a"), stored(2, "b", {"n": 1}), stored(3, "c"), stored(4, "d"), stored(5, "e")],
             stats={"received": 7, "unique_processed": 5, "duplicate_dropped": 2, "conflicts": 1},
             topics=[{"events": 5, "duplicates": 2, "conflicts": 1}],
+            ledger=[refused(1, "duplicate"), refused(2, "conflict")],
         )
 
     def attempts(self) -> list[Attempt]:
@@ -134,6 +140,31 @@ def miscount_a_topic(found: Stored) -> None:
     found.topics[0]["events"] = 4
 
 
+def forget_a_ledger_entry(found: Stored) -> None:
+    assert found.ledger is not None
+    found.ledger.pop()
+
+
+def call_a_conflict_a_duplicate_in_the_ledger(found: Stored) -> None:
+    assert found.ledger is not None
+    found.ledger[1]["status"] = "duplicate"
+
+
+def name_an_event_in_the_ledger_that_is_not_there(found: Stored) -> None:
+    assert found.ledger is not None
+    found.ledger[0]["offset"] = 6
+
+
+def name_a_later_event_in_the_ledger(found: Stored) -> None:
+    assert found.ledger is not None
+    found.ledger[0]["offset"] = 5
+
+
+def list_the_ledger_out_of_order(found: Stored) -> None:
+    assert found.ledger is not None
+    found.ledger[0]["received_at"] = stored(4, "d")["received_at"]
+
+
 LIES: list[Callable[[Stored], None]] = [
     lose_an_acknowledged_event,
     store_an_event_twice,
@@ -152,6 +183,11 @@ LIES: list[Callable[[Stored], None]] = [
     count_what_was_refused,
     forget_an_acknowledged_duplicate,
     miscount_a_topic,
+    forget_a_ledger_entry,
+    call_a_conflict_a_duplicate_in_the_ledger,
+    name_an_event_in_the_ledger_that_is_not_there,
+    name_a_later_event_in_the_ledger,
+    list_the_ledger_out_of_order,
 ]
 
 

@@ -133,6 +133,9 @@ def test_the_examples_of_requests_are_taken(client: TestClient) -> None:
         ("GET", "/events?limit=0"),
         ("GET", "/event?topic=alpha&event_id=e-1"),
         ("GET", "/event?topic=alpha&event_id=e-9"),
+        ("GET", "/ledger"),
+        ("GET", "/ledger?event_ids=false"),
+        ("GET", "/ledger?after=17"),
         ("GET", "/stats"),
         ("GET", "/topics"),
         ("GET", "/healthz"),
@@ -149,7 +152,7 @@ def test_the_examples_of_requests_are_taken(client: TestClient) -> None:
     ],
 )
 def test_a_real_answer_fits_its_description(client: TestClient, method: str, url: str) -> None:
-    publish(client, event("e-1"), event("e-2", "beta"), event("e-1"))
+    publish(client, event("e-1"), event("e-2", "beta"), event("e-1"), event("e-1", payload={"x": 2}))
     body = [event("e-1", payload={"x": 1}), event("e-3")] + ([{"topic": 1}] if "partial" in url else [])
     answer = client.request(
         method, url, headers={"accept": "application/json"}, json=body if method == "POST" else None

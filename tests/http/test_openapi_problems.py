@@ -88,6 +88,7 @@ def test_an_example_says_what_some_place_in_the_source_says(path: str, code: str
         ("GET", "/events?limit=0", {}, "invalid_parameter"),
         ("GET", "/event?topic=alpha", {}, "invalid_parameter"),
         ("GET", "/event?topic=alpha&event_id=e-9", {}, "event_not_found"),
+        ("GET", "/ledger?after=17", {}, "invalid_parameter"),
         ("GET", "/stats?page=2", {}, "invalid_parameter"),
         ("GET", "/topics?page=2", {}, "invalid_parameter"),
         ("GET", "/errors/nope", {}, "not_found"),

@@ -132,7 +132,7 @@ def test_the_front_page_says_why_it_is_not_ready(client: TestClient) -> None:
 def test_the_examples_work_as_they_stand(client: TestClient) -> None:
     """The curl lines, taken apart as a shell would and sent."""
     examples = [each for each in parts(client, "/").examples if each.startswith("curl")]
-    assert len(examples) == 3
+    assert len(examples) == 4
     for round_trip in ("stored", "duplicate"):
         for example in examples:
             words = shlex.split(example.replace("\\\n", " "))
@@ -146,6 +146,8 @@ def test_the_examples_work_as_they_stand(client: TestClient) -> None:
                 assert answer.json()["receipts"] == [{"status": round_trip, "offset": 1}]
             elif "/seen" in url:
                 assert answer.json() == [{"seen": True, "offset": 1}]
+            elif "/ledger" in url:
+                assert len(answer.json()) == (1 if round_trip == "duplicate" else 0)
 
 
 @pytest.mark.parametrize(
@@ -176,8 +178,8 @@ def test_names_are_escaped(client: TestClient) -> None:
 
 
 def test_json_with_html_in_it_is_never_taken_for_html(client: TestClient) -> None:
-    publish(client, event("e-1", NASTY))
-    for path in ("/events", "/topics", "/stats", "/events?limit=1", "/event?topic=x&event_id=<b>"):
+    publish(client, event("e-1", NASTY), event("e-1", NASTY, source=NASTY))
+    for path in ("/events", "/topics", "/stats", "/events?limit=1", "/ledger", "/event?topic=x&event_id=<b>"):
         answer = client.get(path, headers={"accept": "text/html"})
         assert answer.headers["content-type"] in ("application/json", "application/problem+json")
         assert answer.headers["x-content-type-options"] == "nosniff"

@@ -29,6 +29,7 @@ from sekali.event import EventBatch, ReadQuery
 from sekali.store.compaction import RunSizes
 from sekali.store.store import Store
 from tests.support.events import STAMP_US, Sent, batch_of, receipts, rows
+from tests.support.ledger import whole_ledger
 from tests.support.model import StoreModel, check_figures, check_totals
 from tests.support.stores import copy_database, crashed_copy, index_folder, store_settings, wait_index_ready
 
@@ -178,6 +179,7 @@ class StoreMachine(RuleBasedStateMachine):
             check_figures(self.store.topic_figures(), self.model)
             assert self.store.failed is None
             assert rows(self.store.read(ReadQuery())) == self.model.log
+            assert whole_ledger(self.store) == self.model.ledger
 
     def teardown(self) -> None:
         if hasattr(self, "store"):

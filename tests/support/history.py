@@ -6,7 +6,7 @@ was stored) and *unknown* (no answer, or one that does not say).
 
 After recovery `check_history` reads everything back by offset and holds the store to its word:
 acknowledged within stored within attempted; (topic, event_id) unique; the first acknowledged payload is the stored one;
-offsets without a gap; a request is stored whole or not at all; the counters add up.
+offsets without a gap; a request is stored whole or not at all; the counters add up; the ledger has each duplicate.
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ class Stored:
     events: list[dict[str, Any]]
     stats: dict[str, Any]
     topics: list[dict[str, Any]] | None = None
+    ledger: list[dict[str, Any]] | None = None
 
 
 @dataclass
@@ -131,6 +132,8 @@ def check_history(attempts: Sequence[Attempt], stored: Stored) -> dict[str, int]
             _check_acknowledged(attempt, found)
     _check_whole_requests(attempts, by_key, found)
     _check_counters(attempts, found, stored)
+    if stored.ledger is not None:
+        _check_ledger(stored.ledger, stored.events, stored.stats)
     counts = {"stored": len(found), "attempts": len(attempts), "acknowledged": 0, "refused": 0, "unknown": 0}
     for attempt in attempts:
         counts[attempt.outcome] += 1
@@ -234,3 +237,16 @@ def _check_counters(attempts: Sequence[Attempt], found: dict[Key, tuple[int, str
         for name, total in (("events", unique), ("duplicates", duplicates), ("conflicts", conflicts)):
             added = sum(topic[name] for topic in stored.topics)
             _require(added == total, f"the topics' {name} add up to {added}, not {total}")
+
+
+def _check_ledger(ledger: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]], stats: dict[str, Any]) -> None:
+    """One entry for each duplicate that is counted, none of them of an event that is not there."""
+    refused, conflicts = len(ledger), sum(entry["status"] == "conflict" for entry in ledger)
+    _require(refused == stats["duplicate_dropped"], f"{stats['duplicate_dropped']} duplicates, {refused} in the ledger")
+    _require(conflicts == stats["conflicts"], f"{stats['conflicts']} conflicts, {conflicts} in the ledger")
+    times = [entry["received_at"] for entry in ledger]
+    _require(times == sorted(times), "received_at steps back along the ledger")
+    for entry in ledger:
+        event = events[entry["offset"] - 1] if 0 < entry["offset"] <= len(events) else None
+        fits = event is not None and event["topic"] == entry["topic"] and event["received_at"] <= entry["received_at"]
+        _require(fits, f"the ledger names offset {entry['offset']} of {entry['topic']}, which the log does not hold")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sekali.event import EventBatch, ReadQuery, StoreTotals, TopicFigures
+from sekali.event import EventBatch, LedgerEntry, ReadQuery, StoreTotals, TopicFigures
 from tests.support.events import CONFLICT, DUPLICATE, STORED, Row
 
 
@@ -38,6 +38,7 @@ class StoreModel:
     log: list[Row] = field(default_factory=list)
     by_key: dict[tuple[str, str], Row] = field(default_factory=dict)
     figures: dict[str, TopicFigures] = field(default_factory=dict)
+    ledger: list[LedgerEntry] = field(default_factory=list)
     duplicates: int = 0
     conflicts: int = 0
     store_time_us: int = 0
@@ -54,7 +55,11 @@ class StoreModel:
         if known is not None:
             self.duplicates += 1
             figures.duplicates += 1
-            if json_value(known.payload) == json_value(payload):
+            is_conflict = json_value(known.payload) != json_value(payload)
+            kept = payload if is_conflict else None
+            entry = LedgerEntry(known.offset, topic, batch.sources[i], self.store_time_us, is_conflict, kept)
+            self.ledger.append(entry)
+            if not is_conflict:
                 return int(DUPLICATE), known.offset
             self.conflicts += 1
             figures.conflicts += 1

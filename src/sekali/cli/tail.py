@@ -15,7 +15,7 @@ from rich.text import Text
 
 from sekali.cli import options
 from sekali.cli.outage import Outage
-from sekali.cli.terminal import EXIT_INTERRUPTED, EXIT_USAGE, fail, json_visible, stderr, stdout, visible
+from sekali.cli.terminal import EXIT_INTERRUPTED, EXIT_USAGE, fail, print_json_line, stderr, stdout, visible
 from sekali.client import PAGE_EVENTS, Client, EventFilter, EventLine, RetryPolicy, StoredEvent
 from sekali.errors import SekaliError
 
@@ -144,12 +144,9 @@ def show_plain(lines: Sequence[EventLine]) -> None:
 
 
 def show_json(lines: Sequence[EventLine]) -> None:
-    """NDJSON as the server sends it. On a terminal, what could steer it is written as `\\u` escapes: the same JSON."""
+    """NDJSON as the server sends it."""
     for line in lines:
-        if sys.stdout.isatty():
-            stdout().print(json_visible(line.line.decode()))
-        else:
-            sys.stdout.buffer.write(line.line + b"\n")
+        print_json_line(line.line)
     sys.stdout.flush()
 
 

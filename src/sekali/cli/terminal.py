@@ -64,6 +64,14 @@ def json_visible(document: str) -> str:
     return "".join(letter if _is_harmless(letter) else _json_escape(letter) for letter in document)
 
 
+def print_json_line(line: bytes) -> None:
+    """JSON on stdout as it is. On a terminal, what could steer it is written as `\\u` escapes: the same JSON."""
+    if sys.stdout.isatty():
+        stdout().print(json_visible(line.decode()))
+    else:
+        sys.stdout.buffer.write(line + b"\n")
+
+
 def tolerate_any_character() -> None:
     """Let a terminal that cannot show a character show its escape instead of failing (cp1252, LANG=C)."""
     for stream in (sys.stdout, sys.stderr):

@@ -6,13 +6,24 @@ import ipaddress
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
 import httpx2
 import msgspec
 
 from sekali.client.problems import error_from_response, error_from_transport
-from sekali.client.results import EventLine, Page, Published, Receipt, Stats, StoredEvent, TopicSummary
+from sekali.client.results import (
+    EventLine,
+    LedgerEntry,
+    LedgerLine,
+    LedgerPage,
+    Page,
+    Published,
+    Receipt,
+    Stats,
+    StoredEvent,
+    TopicSummary,
+)
 from sekali.client.retry import RetryPolicy
 from sekali.errors import EventNotFound, UnexpectedAnswer
 from sekali.event import SeenAnswer
@@ -39,6 +50,24 @@ class EventFilter:
 
 
 EVERYTHING: Final = EventFilter()
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerFilter:
+    """Which entries of the ledger to read, as EventFilter. `source` is who sent the event again."""
+
+    topics: tuple[str, ...] = ()
+    source: str | None = None
+    status: Literal["duplicate", "conflict"] | None = None
+    since: str | None = None
+    until: str | None = None
+
+    def parameters(self) -> list[tuple[str, str]]:
+        where = EventFilter(self.topics, self.source, self.since, self.until).parameters()
+        return where if self.status is None else [*where, ("status", self.status)]
+
+
+WHOLE_LEDGER: Final = LedgerFilter()
 
 
 class Client:
@@ -163,6 +192,41 @@ class Client:
 
         return [SeenAnswer(item.seen, item.offset) for item in self._retry.call(request)]
 
+    def ledger_page(
+        self,
+        where: LedgerFilter = WHOLE_LEDGER,
+        *,
+        after: str | None = None,
+        newest_first: bool = False,
+        limit: int = PAGE_EVENTS,
+        event_ids: bool = True,
+    ) -> LedgerPage:
+        """At most `limit` entries from the cursor `after` on. There may be fewer, or none, with more behind them."""
+        parameters = [*where.parameters(), ("limit", str(limit)), ("format", "ndjson")]
+        parameters += [("order", "desc")] if newest_first else []
+        parameters += [] if event_ids else [("event_ids", "false")]
+        parameters += [] if after is None else [("after", after)]
+        return self._retry.call(lambda: self._read_ledger_page(parameters))
+
+    def ledger_pages(
+        self, where: LedgerFilter = WHOLE_LEDGER, *, newest_first: bool = False, event_ids: bool = True
+    ) -> Iterator[LedgerPage]:
+        """The ledger to its end. Some pages may be empty."""
+        after: str | None = None
+        while True:
+            page = self.ledger_page(where, after=after, newest_first=newest_first, event_ids=event_ids)
+            yield page
+            if page.cursor is None:
+                return
+            after = page.cursor
+
+    def ledger(
+        self, where: LedgerFilter = WHOLE_LEDGER, *, newest_first: bool = False, event_ids: bool = True
+    ) -> Iterator[LedgerEntry]:
+        """Who sent again what, entry by entry, oldest first unless told otherwise."""
+        for page in self.ledger_pages(where, newest_first=newest_first, event_ids=event_ids):
+            yield from page.entries
+
     def stats(self) -> Stats:
         return self._get("/stats", Stats)
 
@@ -208,12 +272,15 @@ class Client:
 
     def _read_page(self, parameters: list[tuple[str, str]], cursor_name: str, start: str | None) -> Page:
         response = self._send("GET", "/events", params=httpx2.QueryParams(tuple(parameters)))
-        # Only LF ends a line of NDJSON: splitlines() would also cut at U+2028 and others that a string may hold.
-        lines = [line for line in response.content.split(b"\n") if line.strip()]
-        read = tuple(EventLine(_decode_json(line, StoredEvent, self.url), line) for line in lines)
+        read = tuple(EventLine(_decode_json(line, StoredEvent, self.url), line) for line in _lines(response))
         linked = _linked_cursor(response, cursor_name)
         reached = str(read[-1].event.offset) if read else start
         return Page(read, linked or reached, linked is not None)
+
+    def _read_ledger_page(self, parameters: list[tuple[str, str]]) -> LedgerPage:
+        response = self._send("GET", "/ledger", params=httpx2.QueryParams(tuple(parameters)))
+        read = tuple(LedgerLine(_decode_json(line, LedgerEntry, self.url), line) for line in _lines(response))
+        return LedgerPage(read, _linked_cursor(response, "after"))
 
     def _read_topics(self, parameters: Mapping[str, str]) -> tuple[list[TopicSummary], str | None]:
         response = self._send("GET", "/topics", params=parameters)
@@ -266,6 +333,11 @@ def _decode_json(content: bytes, answer_type: type[Answer], url: str) -> Answer:
         return msgspec.json.decode(content, type=answer_type)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise UnexpectedAnswer(f"{url} answered, but not as Sekali does: is another program on that port?") from error
+
+
+def _lines(response: httpx2.Response) -> list[bytes]:
+    """The lines of NDJSON. Only LF ends one: splitlines() would also cut at U+2028, which a string may hold."""
+    return [line for line in response.content.split(b"\n") if line.strip()]
 
 
 def _linked_cursor(response: httpx2.Response, cursor_name: str) -> str | None:

@@ -59,8 +59,7 @@ class StoredEvent(msgspec.Struct, frozen=True):
     @property
     def payload(self) -> dict[str, Any]:
         """The payload as Python values. Numbers keep their precision: those with a fraction or exponent are Decimal."""
-        decoded: dict[str, Any] = json.loads(bytes(self.payload_json), parse_float=Decimal, parse_int=_whole_number)
-        return decoded
+        return _payload(self.payload_json)
 
 
 class EventLine(msgspec.Struct, frozen=True):
@@ -84,6 +83,46 @@ class Page(msgspec.Struct, frozen=True):
     @property
     def events(self) -> list[StoredEvent]:
         return [line.event for line in self.lines]
+
+
+class LedgerEntry(msgspec.Struct, frozen=True):
+    """One event that was refused because its id was stored already.
+
+    `topic`, `offset` and `event_id` (None where it was not asked for) are of the stored event, `source` and
+    `received_at` of the refused one. `payload_json`: the bytes of a conflict's refused payload, where the server kept
+    them.
+    """
+
+    topic: str
+    offset: int
+    source: str
+    received_at: str
+    status: Literal["duplicate", "conflict"]
+    event_id: str | None = None
+    payload_json: msgspec.Raw | msgspec.UnsetType = msgspec.field(name="payload", default=msgspec.UNSET)
+
+    @property
+    def payload(self) -> dict[str, Any] | None:
+        """The refused payload as Python values, as those of StoredEvent; None where there is none."""
+        return None if isinstance(self.payload_json, msgspec.UnsetType) else _payload(self.payload_json)
+
+
+class LedgerLine(msgspec.Struct, frozen=True):
+    """An entry of the ledger together with the exact line of JSON the server sent for it."""
+
+    entry: LedgerEntry
+    line: bytes
+
+
+class LedgerPage(msgspec.Struct, frozen=True):
+    """A run of entries in the order asked for. `cursor`: where to read on; None at the end of the ledger."""
+
+    lines: tuple[LedgerLine, ...]
+    cursor: str | None
+
+    @property
+    def entries(self) -> list[LedgerEntry]:
+        return [line.entry for line in self.lines]
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -112,6 +151,11 @@ class TopicSummary(msgspec.Struct, frozen=True):
     last_offset: int | None = None
     first_received_at: str | None = None
     last_received_at: str | None = None
+
+
+def _payload(encoded: msgspec.Raw) -> dict[str, Any]:
+    decoded: dict[str, Any] = json.loads(bytes(encoded), parse_float=Decimal, parse_int=_whole_number)
+    return decoded
 
 
 def _whole_number(text: str) -> int | Decimal:

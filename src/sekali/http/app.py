@@ -10,7 +10,7 @@ from starlette.types import ExceptionHandler, Message, Receive, Scope, Send
 
 from sekali import __version__
 from sekali.errors import InternalError
-from sekali.http import admin, lifecycle, openapi, pages, problems, publish, read
+from sekali.http import admin, ledger, lifecycle, openapi, pages, problems, publish, read
 from sekali.settings import Settings
 
 
@@ -34,7 +34,7 @@ class SekaliApp(FastAPI):
         self.lifecycle = lifecycle.Lifecycle(settings)
         lifecycle.tie(self)
         problems.install(self)
-        for module in (publish, read, admin, pages):
+        for module in (publish, read, ledger, admin, pages):
             self.include_router(module.router)
         openapi.install(self)
         self._has_foreign_handlers = False

@@ -290,24 +290,69 @@ def _read_paths() -> dict[str, Any]:
         answers=_json("One answer for each key.", array_of(ref("SeenAnswer")), [{"seen": True, "offset": 17}]),
         refusals=_BODY_ERRORS,
     )
-    return {"/events": {"get": events}, "/event": {"get": event}, "/seen": {"post": seen}}
+    return {"/events": {"get": events}, "/event": {"get": event}, "/seen": {"post": seen}, **_ledger_paths()}
+
+
+def _ledger_paths() -> dict[str, Any]:
+    link = {"Link": {**_LINK["Link"], "description": '`<...>; rel="next"` (RFC 8288) while there may be more.'}}
+    text = "Refused resends in the order of their arrival."
+    answers = _json(text, array_of(ref("LedgerEntry")), schemas.LEDGER_EXAMPLE, link)
+    answers["200"]["content"]["application/x-ndjson"] = {
+        "schema": {"type": "string", "description": "One LedgerEntry on each line."}
+    }
+    parameters = [
+        _TOPIC_FILTER,
+        _query("source", "Who sent it again: exact. Empty: no filter.", {"type": "string"}),
+        _query("status", "Only these.", {"type": "string", "enum": ["duplicate", "conflict"]}),
+        _query("since", "received_at at or after this time. Write a plus sign as %2B.", _ISO_TIME),
+        _query("until", "received_at before this time.", _ISO_TIME),
+        _ORDER,
+        _query("limit", "Most entries of a page; the largest is SEKALI_PAGE_EVENTS_MAX.", _limit(1_000)),
+        _query("after", "Read on from here: the cursor of a Link.", {"type": "string", "examples": ["97-3"]}),
+        _query(
+            "event_ids",
+            "Whether to look up the event_id of each entry. Without them pages are longer and come faster.",
+            {"type": "boolean", "default": True},
+        ),
+        _FORMAT,
+    ]
+    ledger = _operation(
+        "ledger",
+        "Read",
+        "Read who sent again what",
+        description="An entry for each duplicate and conflict. A page may end before `limit`, even empty, since only "
+        "so much is looked through for one: follow `Link` rather than count.",
+        parameters=parameters,
+        answers=answers,
+        refusals=(errors.InvalidParameter, errors.StoreCorrupt),
+    )
+    return {"/ledger": {"get": ledger}}
+
+
+_TOPIC_FILTER: Final = _query(
+    "topic", "Exact; may repeat. Empty: no filter.", array_of({"type": "string"}), explode=True
+)
+_ORDER: Final = _query(
+    "order", "Oldest or newest first.", {"type": "string", "enum": ["asc", "desc"], "default": "asc"}
+)
+_FORMAT: Final = _query(
+    "format",
+    "An array, or an object on each line. `Accept: application/x-ndjson` says the latter too.",
+    {"type": "string", "enum": ["json", "ndjson"], "default": "json"},
+)
 
 
 def _events_parameters() -> list[Schema]:
     return [
-        _query("topic", "Exact; may repeat. Empty: no filter.", array_of({"type": "string"}), explode=True),
+        _TOPIC_FILTER,
         _query("source", "Exact. Empty: no filter.", {"type": "string"}),
         _query("after", "Read on behind this cursor (an offset), exclusive.", _CURSOR),
         _query("before", "With order=desc: read on ahead of this cursor, exclusive.", _CURSOR),
         _query("since", "received_at at or after this time. Write a plus sign as %2B.", _ISO_TIME),
         _query("until", "received_at before this time.", _ISO_TIME),
-        _query("order", "Oldest or newest first.", {"type": "string", "enum": ["asc", "desc"], "default": "asc"}),
+        _ORDER,
         _query("limit", "Most events of a page; the largest is SEKALI_PAGE_EVENTS_MAX.", _limit(None)),
-        _query(
-            "format",
-            "An array, or a line for each event. `Accept: application/x-ndjson` says the latter too.",
-            {"type": "string", "enum": ["json", "ndjson"], "default": "json"},
-        ),
+        _FORMAT,
     ]
 
 

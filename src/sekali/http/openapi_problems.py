@@ -12,6 +12,7 @@ from typing import Any, Final
 from sekali import errors
 from sekali.errors import SekaliError, Violation
 from sekali.http.body import BodyBudget, too_large, too_slow
+from sekali.http.ledger import parse_ledger_request
 from sekali.http.params import Parameters, parse_event_request, parse_events_request
 from sekali.http.problems import INTERNAL_DETAIL, problem_document
 from sekali.http.publish import checked_headers, publish_options
@@ -69,6 +70,7 @@ _OF_OPERATION: Final[dict[tuple[type[SekaliError], str], Callable[[], object]]] 
     (errors.InvalidEvent, "seen"): lambda: decode_seen(_WITHOUT_ID, _LIMITS),
     (errors.InvalidParameter, "publish"): lambda: publish_options(b"receipts=yes"),
     (errors.InvalidParameter, "events"): lambda: parse_events_request(b"limit=0", {}, _SETTINGS.page_events_max),
+    (errors.InvalidParameter, "ledger"): lambda: parse_ledger_request(b"after=17", {}, _SETTINGS.page_events_max),
     (errors.InvalidParameter, "topics"): Parameters(b"page=2", single=("after", "limit")).check,
     (errors.Overloaded, "seen"): _two_bodies_where_one_fits,
     (errors.InvalidParameter, "event"): lambda: parse_event_request(b"topic=alpha"),

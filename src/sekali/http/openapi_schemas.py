@@ -149,6 +149,26 @@ SCHEMAS: Final[dict[str, Schema]] = {
         },
         text="First and last are null for a topic that holds ids and no events.",
     ),
+    "LedgerEntry": _object(
+        {
+            "topic": TOPIC,
+            "offset": _count("Of the stored event that was sent again; 0 when only its id is stored."),
+            "event_id": EVENT_ID,
+            "source": {**SOURCE, "description": "Who sent it again; the stored event may name another."},
+            "received_at": {
+                "type": "string",
+                "format": "date-time",
+                "description": "When it was refused. Never decreases along the ledger.",
+            },
+            "status": {"type": "string", "enum": ["duplicate", "conflict"]},
+            "payload": {
+                "type": "object",
+                "description": "The refused payload of a conflict, as sent, if it was small enough to be kept.",
+            },
+        },
+        optional=("event_id", "payload"),
+        text="One event that was refused because its id was stored already.",
+    ),
     "Health": _object({"ok": {"type": "boolean", "const": True}}),
     "Readiness": _object(
         {
@@ -222,6 +242,25 @@ STATS_EXAMPLE: Final = {
     "intake": {"events": 0, "events_max": 200_000, "bytes": 0, "bytes_max": 134_217_728},
     "index": {"ready": True, "done": 4800, "total": 4800},
 }
+LEDGER_EXAMPLE: Final = [
+    {
+        "topic": "alpha",
+        "offset": 17,
+        "event_id": "e-1",
+        "source": "shipper-2",
+        "received_at": "2024-01-01T00:00:05.654321Z",
+        "status": "duplicate",
+    },
+    {
+        "topic": "alpha",
+        "offset": 17,
+        "event_id": "e-1",
+        "source": "manual",
+        "received_at": "2024-01-01T00:00:07.000001Z",
+        "status": "conflict",
+        "payload": {"x": 2},
+    },
+]
 TOPIC_EXAMPLE: Final = {
     "topic": "alpha",
     "events": 4000,

@@ -26,6 +26,8 @@ OFFSET_MAX: Final = (1 << 63) - 1
 
 NDJSON_MEDIA_TYPES: Final = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 
+_TRUE_WORDS: Final = ("true", "1")
+_FLAG_WORDS: Final = ("true", "false", "1", "0")
 _CURSOR: Final = re.compile(r"0|[1-9][0-9]{0,18}")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,100}")
 _LEAP_SECOND: Final = re.compile(r"(\d\d:\d\d:|\D\d{4})60(?![0-9:])", re.ASCII)
@@ -154,6 +156,10 @@ class Parameters:
             return text
         self.note(name, ParameterCode.NOT_A_CHOICE, f"{name} must be {' or '.join(choices)}.")
         return None
+
+    def flag(self, name: str) -> bool | None:
+        chosen = self.choice(name, _FLAG_WORDS)
+        return None if chosen is None else chosen in _TRUE_WORDS
 
     def instant_us(self, name: str) -> int | None:
         """A time as microseconds since 1970 UTC."""

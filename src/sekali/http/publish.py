@@ -40,8 +40,6 @@ LINGER_S: Final = 2.0
 
 _JSON: Final = (b"content-type", b"application/json")
 _CLOSE: Final = (b"connection", b"close")
-_TRUE_WORDS: Final = ("true", "1")
-_FLAG_WORDS: Final = ("true", "false", "1", "0")
 _NUMBER_DIGITS_MAX: Final = 4_000
 """Python refuses to read longer numbers; such a length is left to the bound on the body itself."""
 _CURL_FLAG: Final = "-H 'content-type: application/json'"
@@ -227,8 +225,7 @@ def _charset_is_utf8(parameters: str) -> bool:
 def publish_options(query_string: bytes) -> PublishOptions:
     """Raises InvalidParameter."""
     parameters = Parameters(query_string, single=("receipts", "partial"))
-    receipts = parameters.choice("receipts", _FLAG_WORDS)
-    partial = parameters.choice("partial", _FLAG_WORDS)
+    receipts = parameters.flag("receipts")
+    partial = parameters.flag("partial") or False
     parameters.check()
-    is_partial = partial in _TRUE_WORDS
-    return PublishOptions(receipts=is_partial if receipts is None else receipts in _TRUE_WORDS, partial=is_partial)
+    return PublishOptions(receipts=partial if receipts is None else receipts, partial=partial)

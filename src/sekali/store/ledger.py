@@ -2,17 +2,21 @@
 
 A row of `ledger` is one commit's: a zstd frame of a MessagePack array [offsets, topics, sources, conflicts, payloads].
 `payloads` has the refused payload of a conflict, as far as the bounds allow, and nil otherwise.
+
+A read looks through a bounded number of rows: their heads and bodies are fetched in one short transaction, and decoded
+one at a time after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import apsw
 import msgspec
 
+from sekali.event import LedgerEntry, LedgerPage, LedgerPlace, LedgerQuery
 from sekali.store.codec import compress, decompress
 from sekali.store.decide import Duplicate, GroupColumns
 from sekali.store.log import Statement
@@ -20,22 +24,50 @@ from sekali.store.rows import check_row, row_checksum, rows_of
 
 REFUSED_PAYLOAD_BYTES_MAX: Final = 4 * 1024
 REFUSED_PAYLOADS_PER_COMMIT_BYTES_MAX: Final = 256 * 1024
+
+WINDOW_ROWS_MAX: Final = 1_000
+WINDOW_ENTRIES: Final = 50_000
+WINDOW_BYTES: Final = 4 * 1024 * 1024
+"""A page looks through rows until one of these is reached; a row, which may hold more, always as a whole."""
+PAGE_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Of names and payloads: past it a page ends early."""
+_ENTRY_BYTES: Final = 200
+"""Of an entry beside its topic, source and payload, about."""
+
 _INSERT: Final = "INSERT INTO ledger VALUES (?, ?, ?, ?, ?)"
+_COLUMNS: Final = "SELECT commit_no, stamp_us, entries, body, checksum FROM ledger"
+_HEADS: Final = """
+    SELECT commit_no, entries, length(body) FROM ledger WHERE commit_no BETWEEN ? AND ?
+    ORDER BY commit_no {direction} LIMIT ?"""
+_HEADS_UP: Final = _HEADS.format(direction="ASC")
+_HEADS_DOWN: Final = _HEADS.format(direction="DESC")
 
 _Body = tuple[list[int], list[str], list[str], list[bool], list[bytes | None]]
+_body_decoder: Final = msgspec.msgpack.Decoder(_Body)
 
 
 @dataclass(frozen=True, slots=True)
-class LedgerEntry:
-    """One refused event: the offset of the stored one with its key, its topic and source, and when it came."""
+class _Row:
+    """A row as it lies in the file, not yet checked."""
 
-    offset: int
-    topic: str
-    source: str
-    received_at_us: int
-    is_conflict: bool
-    refused_payload: bytes | None
-    """Of a conflict; None when it was over the bound."""
+    commit_no: int
+    stamp_us: int
+    entries: int
+    body: bytes
+    checksum: int
+
+    def check(self) -> None:
+        """Raises StoreCorrupt."""
+        what = f"the ledger of commit {self.commit_no}"
+        check_row(what, self.checksum, self.commit_no, self.stamp_us, self.entries, self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerWindow:
+    """Rows to look through, in the order of reading, and where the next one begins; None when no row follows."""
+
+    rows: list[_Row]
+    following: LedgerPlace | None
 
 
 def ledger_row(
@@ -63,16 +95,90 @@ def ledger_row(
     return _INSERT, [(*columns, row_checksum(*columns, packed), packed)]
 
 
-def ledger_entries(connection: apsw.Connection, after_commit: int, commits_max: int) -> list[LedgerEntry]:
-    """The entries of the next `commits_max` commits that refused something, oldest first. Raises StoreCorrupt."""
+def ledger_window(connection: apsw.Connection, query: LedgerQuery, last_commit: int) -> LedgerWindow:
+    """The next rows that the query has to look through, none behind `last_commit`. Raises StoreCorrupt."""
+    low, high = 1, last_commit
+    if query.since_us is not None:
+        low = _first_commit_from(connection, query.since_us, last_commit)
+    if query.until_us is not None:
+        high = _first_commit_from(connection, query.until_us, last_commit) - 1
+    if query.start is not None:
+        begin = query.start.commit_no
+        low, high = (low, min(high, begin)) if query.descending else (max(low, begin), high)
+    heads = rows_of(connection, _HEADS_DOWN if query.descending else _HEADS_UP, low, high, WINDOW_ROWS_MAX + 1)
+    entries = size = taken = 0
+    for _, count, body_bytes in heads[:WINDOW_ROWS_MAX]:
+        taken += 1
+        entries += count
+        size += body_bytes
+        if entries >= WINDOW_ENTRIES or size >= WINDOW_BYTES:
+            break
+    if not taken:
+        return LedgerWindow([], None)
+    first, last = sorted((heads[0][0], heads[taken - 1][0]))
+    found = rows_of(connection, f"{_COLUMNS} WHERE commit_no BETWEEN ? AND ? ORDER BY commit_no", first, last)
+    rows = [_Row(*columns) for columns in found]
+    following = None
+    if taken < len(heads):
+        commit_no, count, _ = heads[taken]
+        following = LedgerPlace(commit_no, count - 1 if query.descending else 0)
+    return LedgerWindow(rows[::-1] if query.descending else rows, following)
+
+
+def ledger_page(window: LedgerWindow, query: LedgerQuery) -> LedgerPage:
+    """The window's entries that match, without event ids. Raises StoreCorrupt."""
     entries: list[LedgerEntry] = []
-    sql = (
-        "SELECT commit_no, stamp_us, entries, body, checksum FROM ledger WHERE commit_no > ? ORDER BY commit_no LIMIT ?"
-    )
-    rows = rows_of(connection, sql, after_commit, commits_max)
-    for commit_no, stamp_us, count, packed, checksum in rows:
-        check_row(f"ledger of commit {commit_no}", checksum, commit_no, stamp_us, count, packed)
-        body = msgspec.msgpack.decode(decompress(packed), type=_Body)
-        for offset, topic, source, is_conflict, payload in zip(*body, strict=True):
-            entries.append(LedgerEntry(offset, topic, source, stamp_us, is_conflict, payload))
-    return entries
+    size = 0
+    for row in window.rows:
+        for entry in _matching(row, query):
+            if len(entries) == query.limit or size >= PAGE_BYTES_MAX:
+                return LedgerPage(entries, entry.at)
+            entries.append(entry)
+            size += len(entry.topic) + len(entry.source) + len(entry.refused_payload or b"") + _ENTRY_BYTES
+    return LedgerPage(entries, window.following)
+
+
+def _matching(row: _Row, query: LedgerQuery) -> Iterator[LedgerEntry]:
+    row.check()
+    offsets, topics, sources, conflicts, payloads = _body_decoder.decode(decompress(row.body))
+    wanted = frozenset(query.topics)
+    for place in _places(row, query):
+        topic, source, is_conflict = topics[place], sources[place], conflicts[place]
+        if (
+            (not wanted or topic in wanted)
+            and (query.source is None or source == query.source)
+            and (query.is_conflict is None or is_conflict == query.is_conflict)
+        ):
+            at = LedgerPlace(row.commit_no, place)
+            yield LedgerEntry(offsets[place], topic, source, row.stamp_us, is_conflict, payloads[place], at)
+
+
+def _places(row: _Row, query: LedgerQuery) -> range:
+    """The places of the row to look at, in the order of reading."""
+    first, last = 0, row.entries - 1
+    if query.start is not None and query.start.commit_no == row.commit_no:
+        first, last = (first, min(last, query.start.place)) if query.descending else (query.start.place, last)
+    return range(last, first - 1, -1) if query.descending else range(first, last + 1)
+
+
+def _first_commit_from(connection: apsw.Connection, time_us: int, last_commit: int) -> int:
+    """Every row of this commit and later ones was written at `time_us` or later, and every earlier row before it.
+
+    Found by halving, since store time never decreases: some forty rows, whatever the size of the ledger.
+    """
+    low, high = 1, last_commit + 1
+    while low < high:
+        middle = (low + high) // 2
+        found = rows_of(
+            connection, f"{_COLUMNS} WHERE commit_no BETWEEN ? AND ? ORDER BY commit_no LIMIT 1", middle, high - 1
+        )
+        if not found:
+            high = middle
+            continue
+        row = _Row(*found[0])
+        row.check()  # a wrong time would lead past entries that are asked for
+        if row.stamp_us >= time_us:
+            high = middle
+        else:
+            low = row.commit_no + 1
+    return low

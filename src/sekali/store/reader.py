@@ -28,6 +28,9 @@ _TAIL_BYTES_MAX: Final = 8 * 1024 * 1024
 _BLOCKS_MAX: Final = 32
 """Of a window over runs, which goes on to the end of the run it has come to: a block is some 2 MiB decompressed."""
 YIELD_EVENTS_MAX: Final = 8_192
+_EVENT_IDS_COST_MAX: Final = 64 * 1024 * 1024
+_BLOCK_COST: Final = 64 * 1024
+"""Looking event ids up ends past these bytes of payloads; reading a block counts as so many more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,30 @@ class Reader:
                         yield found, payload
             if offset in left:
                 raise StoreCorrupt(f"The event at offset {offset} is missing. Restore the file from a backup.")
+
+    def event_ids_at(self, wanted: Iterable[tuple[int, int]]) -> dict[int, str]:
+        """Offset -> event_id of these (topic_id, offset) pairs, in their order as far as the bound on blocks leads.
+
+        Neighbours come with one another's block, so resends of one batch cost one block. Raises StoreCorrupt.
+        """
+        pairs = list(wanted)
+        offsets_wanted = {offset for _, offset in pairs}
+        found: dict[int, str] = {}
+        cost = 0
+        for topic_id, offset in pairs:
+            if offset in found:
+                continue
+            if cost >= _EVENT_IDS_COST_MAX:
+                break
+            scan = Scan(frozenset((topic_id,)), None, None, None, False, offset, offset, 1)
+            for row in self._next_window(scan).rows:
+                columns, offsets = decoded(row)
+                ids = zip(offsets, columns.event_ids, strict=True)
+                found.update((each, event_id) for each, event_id in ids if each in offsets_wanted)
+                cost += _BLOCK_COST + sum(map(len, columns.payloads))
+            if offset not in found:
+                raise StoreCorrupt(f"The event at offset {offset} is missing. Restore the file from a backup.")
+        return found
 
     # Choosing what to read next
 

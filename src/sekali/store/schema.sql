@@ -101,5 +101,5 @@ CREATE TABLE ledger (
     stamp_us      INTEGER NOT NULL,
     entries       INTEGER NOT NULL,
     checksum      INTEGER NOT NULL,
-    body          BLOB    NOT NULL    -- who sent again what (block.py)
+    body          BLOB    NOT NULL    -- who sent again what (ledger.py)
 ) STRICT;

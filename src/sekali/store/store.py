@@ -6,6 +6,7 @@ Contract
 - **Uniqueness.** For each (topic, event_id) exactly one event is stored, the first in append order; within a group, the
   first in batch order. Every later one is a duplicate, or a conflict when its payload differs as a JSON value.
 - **Order.** Offsets start at 1, increase in append order, are never reused and have no gap. Store time never decreases.
+- **Ledger.** It has one entry for each duplicate that the counters count, a conflict where they count one.
 - **Visibility.** What `commit` returned for is visible to every read that starts afterwards; nothing else is.
 - **Idempotence.** Appending the same group again stores nothing and reports every event a duplicate.
 - **Errors.** DiskFull, TooManyTopics, IndexRebuilding, Overloaded: nothing stored. OutcomeUnknown: the store has
@@ -23,7 +24,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -41,7 +42,18 @@ from sekali.errors import (
     StoreUnusable,
     unexpected,
 )
-from sekali.event import BatchOutcome, EventBatch, ReadQuery, SeenAnswer, StoredEvents, StoreTotals, TopicFigures
+from sekali.event import (
+    BatchOutcome,
+    EventBatch,
+    LedgerEntry,
+    LedgerPage,
+    LedgerQuery,
+    ReadQuery,
+    SeenAnswer,
+    StoredEvents,
+    StoreTotals,
+    TopicFigures,
+)
 from sekali.settings import Settings
 from sekali.store.append import Appender, PreparedGroup
 from sekali.store.catchup import CatchUp, adopt
@@ -50,7 +62,7 @@ from sekali.store.disk import FreeSpace
 from sekali.store.forks import call_in_children, keep_for_ever, left_to_parent, skip_native_exit
 from sekali.store.guard import FileIdentity, ProcessGuard
 from sekali.store.layout import Layout
-from sekali.store.ledger import LedgerEntry, ledger_entries
+from sekali.store.ledger import ledger_page, ledger_window
 from sekali.store.log import Log, Totals
 from sekali.store.maintenance import Maintenance
 from sekali.store.reader import Reader
@@ -333,10 +345,24 @@ class Store:
         """The first names, sorted in UTF-8 byte order."""
         return self._topics.names(limit)
 
-    def ledger(self, after_commit: int = 0, commits_max: int = 1000) -> list[LedgerEntry]:
-        """What was refused as known already, oldest first: the next `commits_max` commits that refused something."""
+    def ledger(self, query: LedgerQuery) -> LedgerPage:
+        """A page of what was refused as known already. Bounded work, so it may end early. Raises StoreCorrupt."""
+        last_commit = self._appender.totals.commit_no
         with self._log.snapshot() as connection:
-            return ledger_entries(connection, after_commit, commits_max)
+            window = ledger_window(connection, query, last_commit)
+        page = ledger_page(window, query)
+        return self._with_event_ids(page) if query.with_event_ids else page
+
+    def _with_event_ids(self, page: LedgerPage) -> LedgerPage:
+        """The same page with event ids, as far as the bound on looking them up allows."""
+        topic_ids = self._topics.ids
+        found = self._reader.event_ids_at((topic_ids[each.topic], each.offset) for each in page.entries if each.offset)
+        entries: list[LedgerEntry] = []
+        for entry in page.entries:
+            if entry.offset and entry.offset not in found:
+                return LedgerPage(entries, entry.at)
+            entries.append(replace(entry, event_id=found.get(entry.offset)))
+        return LedgerPage(entries, page.following)
 
     @property
     def last_offset(self) -> int:

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from sekali.event import BatchOutcome, EventBatch, ReceiptStatus, StoredEvents
+from sekali.event import BatchOutcome, EventBatch, LedgerEntry, ReceiptStatus, StoredEvents
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MUST_ESCAPE: Final = re.compile(r'["\\\x00-\x1f]')
@@ -52,6 +52,25 @@ def encode_events(events: StoredEvents) -> list[bytes]:
 def _as_text(column: Sequence[bytes]) -> list[str]:
     """No payload and no extra member holds NUL, nor does any other part of an event."""
     return b"\0".join(column).decode().split("\0")
+
+
+def encode_ledger(entries: Sequence[LedgerEntry]) -> list[bytes]:
+    """One JSON object per entry, with the members topic, offset, event_id (if it was looked up), source, received_at,
+    status, payload (of a conflict, if it was kept: the bytes as sent).
+    """
+    return [_ledger_entry(entry) for entry in entries]
+
+
+def _ledger_entry(entry: LedgerEntry) -> bytes:
+    members: dict[str, object] = {"topic": entry.topic, "offset": entry.offset}
+    if entry.event_id is not None:
+        members["event_id"] = entry.event_id
+    members["source"] = entry.source
+    members["received_at"] = format_time_us(entry.received_at_us)
+    members["status"] = _RECEIPT_WORDS[ReceiptStatus.CONFLICT if entry.is_conflict else ReceiptStatus.DUPLICATE]
+    if entry.refused_payload is not None:
+        members["payload"] = msgspec.Raw(entry.refused_payload)
+    return _encode(members)
 
 
 def ndjson_line(event: bytes) -> bytes:

@@ -14,7 +14,7 @@ import msgspec
 from sekali.errors import Violation
 from sekali.event import EVENT_ID_BYTES_MAX, SOURCE_BYTES_MAX, TOPIC_BYTES_MAX, EventBatch, Rejection
 from sekali.timestamps import are_timestamps, is_timestamp
-from sekali.wire.answers import encode_events, encode_publish_answer, format_time_us, ndjson_line
+from sekali.wire.answers import encode_events, encode_ledger, encode_publish_answer, format_time_us, ndjson_line
 from sekali.wire.body import check_root, refuse_too_many_items, split_items, too_many
 from sekali.wire.rules import (
     FIELDS,
@@ -32,6 +32,7 @@ __all__ = [
     "decode_publish",
     "decode_seen",
     "encode_events",
+    "encode_ledger",
     "encode_publish_answer",
     "encode_seen",
     "format_time_us",
