@@ -10,6 +10,7 @@ import argparse
 import json
 import secrets
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 from rich.console import Console
 
 from bench.generator import ROOT
@@ -174,7 +176,7 @@ def _guarded(case: str, entrant: str, peer: Peer, number: int, measure: Callable
     begun = time.perf_counter()
     try:
         found = measure()
-    except (BenchError, AssertionError, OSError) as error:
+    except (BenchError, AssertionError, OSError, ValueError, subprocess.SubprocessError, psutil.Error) as error:
         found = {"faults": [f"{type(error).__name__}: {error}"]}
     took_s = round(time.perf_counter() - begun, 2)
     return {"case": case, "entrant": entrant, "peer": peer.name, "run": number, "took_s": took_s, **found}

@@ -50,16 +50,16 @@ class Piece:
 
 
 def pieces(peer: Peer, events: int | None, piece_events: int, until: Callable[[], bool]) -> Iterator[Piece]:
-    """Publishes piece after piece: until there are `events` (None: no bound), or `until()`."""
+    """Publishes piece after piece, one at least: until there are `events` (None: no bound), or `until()`."""
     size = 0
     connections = peer.batch_connections or FILL_CONNECTIONS
-    while (events is None or size < events) and not until():
+    while events is None or size < events:
         count = piece_events if events is None else min(piece_events, events - size)
         plan = EventPlan(count, 1000, secrets.randbits(48), topics=TOPICS)
         report = peer.load(plan, connections, 30 + count / FILL_EVENTS_PER_S_MIN)
         yield Piece(size, report)
         size += report.events_new
-        if report.faults:
+        if report.faults or until():
             return
 
 
@@ -98,7 +98,7 @@ def measure_growth(peer: Peer, seconds: float, piece_events: int, folder: Path) 
     found["grown_events_per_s"] = median(rates[-FRESH_PIECES:])
     found["grown_of_fresh"] = found["grown_events_per_s"] / found["fresh_events_per_s"]
     found["batch_ms_max"] = max(piece["batch_ms_max"] for piece in found["pieces"])
-    found["disk_bytes_per_event_raw"] = disk / found["events"]
+    found["disk_bytes_per_event_raw"] = disk / max(1, found["events"])
     found["rss_mb_peak"] = usage.rss_bytes_peak / 1e6
     return found
 

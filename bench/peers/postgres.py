@@ -101,15 +101,11 @@ class Postgres(ServerPeer):
     def _is_ready(self) -> bool:
         try:
             return self._ask("SELECT 1") == 1
-        except OSError:
+        except (OSError, BenchError):  # nobody listens yet, or it says that it is starting
             return False
-        except Exception as error:
-            if type(error).__name__ == "CannotConnectNowError":  # it says that it is starting
-                return False
-            raise
 
     def _ask(self, sql: str) -> Any:
-        from bench.drivers.postgres import connect
+        from bench.drivers.postgres import asyncpg, connect
 
         async def ask() -> Any:
             connection = await connect(self.port, self.user)
@@ -118,7 +114,10 @@ class Postgres(ServerPeer):
             finally:
                 await connection.close()
 
-        return asyncio.run(ask())
+        try:
+            return asyncio.run(ask())
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise BenchError(f"{sql}: {error}\n{self.log_end()}") from error
 
     def load(self, plan: EventPlan, connections: int, seconds: float) -> LoadReport:
         arguments = ["--port", str(self.port), "--user", self.user, "--payload", self.payload]
