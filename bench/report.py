@@ -1,16 +1,23 @@
-"""Medians of the runs, as tables for a reader and as JSON for a comparison."""
+"""Medians of the runs, as tables for a reader and as JSON for a comparison.
+
+`python -m bench.report RESULT.json ...` prints the targets that several results reach together.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import statistics
+import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
 from bench.publish import Contest
-from bench.targets import Verdict, rss_mb_peak
+from bench.targets import Verdict, rss_mb_peak, verdicts
 
 PUBLISH_COLUMNS: Final = (
     "events/s",
@@ -158,3 +165,20 @@ def print_faults(console: Console, runs: Iterable[dict[str, Any]]) -> int:
             count += 1
             console.print(f"FAULT {run['case']} {run['entrant']}: {fault}", style="bold red", markup=False)
     return count
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description="The targets that results reach.")
+    parser.add_argument("results", type=Path, nargs="+", help="JSON files that `python -m bench` wrote; later ones win")
+    summary: dict[str, Any] = {}
+    scale: dict[int, dict[str, Any]] = {}
+    for path in parser.parse_args().results:
+        result = json.loads(path.read_text("utf-8"))
+        summary |= result["summary"]
+        scale |= {run["events"]: run for run in result["runs"] if run["case"] == "scale" and not run["faults"]}
+    Console(highlight=False).print(targets_table(verdicts(summary, list(scale.values()))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
