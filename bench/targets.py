@@ -83,6 +83,7 @@ def _growing(scale: list[dict[str, Any]]) -> Iterator[Verdict]:
 
     yield Verdict(f"batches {to}", ratio(lambda run: run["further_events_per_s"]), 0.75, True, "x")
     yield Verdict(f"slowest batch {at}", value(lambda run: run["further_batch_ms_max"]), 300.0, False, "ms")
+    yield Verdict(f"slowest batch on the way {at}", value(lambda run: run["fill_batch_ms_max"]), 300.0, False, "ms")
     yield Verdict(f"resident memory {at}", value(rss_mb_peak), 400.0, False, "MB")
     yield Verdict(f"disk {at}", value(lambda run: run["disk_quiet"]["total"]), 60.0, False, "bytes/event")
     for name, label in READS.items():

@@ -35,7 +35,7 @@ class Peer(ABC):
     """Most events of a batched run, for peers too slow for the usual number within a few seconds. None: no bound."""
     single_events_max: int | None = None
     batch_connections: int | None = None
-    """Connections that suit it best, where that is not the case's own number."""
+    """How many connections it is given, where that is not the case's own number."""
     single_connections: int | None = None
 
     @abstractmethod
