@@ -10,7 +10,7 @@ export DB_PATH          ?= ./data/store.db
 export CONSUMER_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test test-slow test-all faults lint format type docs lock bench bench-smoke clean
+.PHONY: help serve demo test test-slow test-all faults lint format type docs lock bench bench-scale bench-smoke clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,14 +62,18 @@ type: $(VENV)/.dev ## mypy --strict
 docs: $(VENV)/.dev ## write anew the tables in docs/ that are made from the code
 	$(BIN)/python -m tests.docs.tables
 
-bench: $(VENV)/.dev ## first figures: throughput, disk per event, reads at 100k and 5M events
+bench: $(VENV)/.dev ## throughput beside PostgreSQL, Redis and JetStream; stores of 100k and 5M events (half an hour)
 	$(BIN)/python -m bench
 
-bench-smoke: $(VENV)/.dev ## the same in under a minute, small
+bench-scale: $(VENV)/.dev ## stores of 1M and 30M events, and PostgreSQL as its table grows (an hour, 10 GB of disk)
+	$(BIN)/python -m bench --scale
+
+bench-smoke: $(VENV)/.dev ## both, tiny: does all of it work (a minute)
 	$(BIN)/python -m bench --smoke
 
-LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-	--custom-compile-command "make lock"
+# One version of each package on all Pythons (--fork-strategy): what is tested on one is what runs on another.
+LOCK := uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	--no-emit-index-url --no-annotate --custom-compile-command "make lock"
 
 lock: $(VENV)/.dev ## resolve both lock files anew, for every platform
 	$(BIN)/$(LOCK) --upgrade --extra dev -o requirements.lock pyproject.toml

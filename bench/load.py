@@ -12,62 +12,26 @@ from __future__ import annotations
 
 import argparse
 import gc
-import http.client
 import json
-import random
 import re
-import resource
-import secrets
 import selectors
 import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from dataclasses import asdict, dataclass
+from typing import Final
+from urllib.parse import urlsplit
 
+from bench.check import Sent, check_stored, get_json
 from bench.events import Body, EventPlan, bodies
+from bench.generator import add_plan_arguments, plan_of
+from bench.load_report import LoadReport, own_cpu_s, percentiles_ms
 
 RESPONSE_BYTES_MAX: Final = 1 << 20
-SAMPLES_MAX: Final = 50
 _STATUS_AND_LENGTH: Final = re.compile(rb"HTTP/1\.1 (\d{3})(?:[^\n]*\n)+?content-length: *(\d+)\r\n", re.IGNORECASE)
 _ACCEPTED: Final = re.compile(rb'"accepted": ?(\d+)')
-
-
-@dataclass(slots=True)
-class LoadReport:
-    """What a load run saw. Times in seconds unless named otherwise; latencies of answered requests."""
-
-    plan: dict[str, Any]
-    connections: int
-    prebuilt: bool
-    elapsed_s: float = 0.0
-    """First byte sent to last answer."""
-    settled_s: float = 0.0
-    """First byte sent until `/stats` shows all that was acknowledged: later where answers come before the store."""
-    requests: int = 0
-    events: int = 0
-    """Acknowledged, repeats included."""
-    events_new: int = 0
-    """Acknowledged and not sent before in this run."""
-    bytes_sent: int = 0
-    answered_per_s: float = 0.0
-    stored_per_s: float = 0.0
-    """Acknowledged events over settled_s: the figure to compare."""
-    requests_per_s: float = 0.0
-    latency_ms: dict[str, float] = field(default_factory=dict)
-    generator_cpu_s: float = 0.0
-    refused: dict[str, int] = field(default_factory=dict)
-    unknown: int = 0
-    """Requests without an answer: perhaps stored."""
-    checks: list[str] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-
-    @property
-    def sound(self) -> bool:
-        return not self.faults
 
 
 @dataclass(slots=True)
@@ -228,28 +192,6 @@ class Loop:
             connection.sock.close()
 
 
-def percentiles_ms(latencies_ns: list[int]) -> dict[str, float]:
-    """p50, p90, p99 and the largest, in milliseconds; empty without samples."""
-    if not latencies_ns:
-        return {}
-    ordered = sorted(latencies_ns)
-    at = {"p50": 0.50, "p90": 0.90, "p99": 0.99, "max": 1.0}
-    return {name: round(ordered[min(len(ordered) - 1, int(len(ordered) * q))] / 1e6, 3) for name, q in at.items()}
-
-
-def get_json(url: str, target: str, timeout_s: float = 30.0) -> tuple[int, Any]:
-    """Status and decoded body of a GET on a fresh connection."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port or 80, timeout=timeout_s)
-    try:
-        connection.request("GET", target)
-        answer = connection.getresponse()
-        content = answer.read()
-        return answer.status, json.loads(content) if content else None
-    finally:
-        connection.close()
-
-
 def run_load(
     url: str,
     plan: EventPlan,
@@ -271,13 +213,13 @@ def run_load(
         stream = iter(list(stream))
     gc.collect()
     gc.disable()
-    cpu_before_s = _cpu_s()
+    cpu_before_s = own_cpu_s()
     try:
         elapsed_s = loop.run(stream, seconds, answer_s=30.0)
     finally:
         gc.enable()
     report = LoadReport(plan=asdict(plan), connections=connections, prebuilt=prebuilt, elapsed_s=elapsed_s)
-    report.generator_cpu_s = round(_cpu_s() - cpu_before_s, 3)
+    report.generator_cpu_s = round(own_cpu_s() - cpu_before_s, 3)
     report.requests = len(loop.acknowledged)
     report.events = sum(body.events for body in loop.acknowledged)
     report.events_new = sum(body.new for body in loop.acknowledged)
@@ -291,79 +233,19 @@ def run_load(
         report.faults.append(f"{len(loop.unknown)} requests were not answered")
     report.settled_s = elapsed_s
     if verify:
-        _check(url, loop, report, before, settle_s)
-    report.answered_per_s = report.events / elapsed_s
-    report.requests_per_s = report.requests / elapsed_s
-    report.stored_per_s = report.events / report.settled_s
+        sent = Sent(loop.acknowledged, [*loop.unknown, *loop.refused_bodies], loop.accepted)
+        check_stored(url, sent, report, before, settle_s)
+    report.set_rates()
     return report
-
-
-def _cpu_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def _check(url: str, loop: Loop, report: LoadReport, before: dict[str, Any], settle_s: float) -> None:
-    """Compares the growth of `/stats`, the sum of `accepted` and a sample of events with what was acknowledged."""
-    doubtful = [*loop.unknown, *loop.refused_bodies]
-    all_acknowledged = not doubtful
-    waited_from = time.perf_counter()
-    while True:
-        after = get_json(url, "/stats")[1]
-        unique = after["unique_processed"] - before["unique_processed"]
-        received = after["received"] - before["received"]
-        waited_s = time.perf_counter() - waited_from
-        if (received >= report.events and unique >= report.events_new) or waited_s > settle_s:
-            break
-        time.sleep(0.02)
-    if waited_s > 0.1:
-        report.settled_s = report.elapsed_s + waited_s
-    _expect(report, "sum of accepted", loop.accepted, report.events)
-    if all_acknowledged:
-        _expect(report, "/stats unique_processed", unique, report.events_new)
-        _expect(report, "/stats received", received, report.events)
-    else:
-        most = report.events + sum(body.events for body in doubtful)
-        if not report.events_new <= unique <= most or received > most:
-            report.faults.append(f"stored {unique}, acknowledged {report.events_new}, attempted {most}")
-    total = after["unique_processed"] + after["duplicate_dropped"]
-    _expect(report, "/stats unique_processed + duplicate_dropped", total, after["received"])
-    _check_samples(url, loop, report)
-
-
-def _expect(report: LoadReport, what: str, seen: int, wanted: int) -> None:
-    (report.checks if seen == wanted else report.faults).append(f"{what}: {seen}, expected {wanted}")
-
-
-def _check_samples(url: str, loop: Loop, report: LoadReport) -> None:
-    rng = random.Random(len(loop.acknowledged))
-    chosen = rng.sample(loop.acknowledged, min(SAMPLES_MAX, len(loop.acknowledged)))
-    differing = 0
-    for body in chosen:
-        sent = json.loads(body.sample)
-        status, stored = get_json(url, f"/event?topic={quote(sent['topic'])}&event_id={quote(sent['event_id'])}")
-        if status != 200 or any(stored[name] != sent[name] for name in sent):
-            differing += 1
-    if differing:
-        report.faults.append(f"{differing} of {len(chosen)} events fetched by id are missing or differ")
-    else:
-        report.checks.append(f"{len(chosen)} events fetched by id equal what was sent")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.load", description=(__doc__ or "").split("\n\n")[0])
+    add_plan_arguments(parser)
     add = parser.add_argument
     add("--url", default="http://127.0.0.1:8080")
     add("--path", default="/publish")
-    add("--batch", "--batches", type=int, default=1000, help="events in a request; 1 sends bare objects")
-    add("--connections", type=int, default=8)
-    add("--events", type=int, default=200_000, help="events to send in all, repeats included")
-    add("--seconds", type=float, default=60.0, help="send nothing new after this time")
     add("--settle", type=float, default=60.0, help="longest wait for /stats to show all that was acknowledged")
-    add("--dup", type=float, default=0.0, help="share of events that repeat an earlier one of this run")
-    add("--topics", type=int, default=5)
-    add("--ids", choices=("random", "ordered"), default="random", help="UUIDv4 or UUIDv7")
-    add("--seed", type=int, default=None, help="the same seed gives the same ids; random by default")
     add("--prebuild-max", type=int, default=1_000_000, help="above this many events, build requests between sends")
     add("--no-verify", action="store_true", help="for a server that stores nothing")
     add("--json", action="store_true", help="print the report as one line of JSON")
@@ -372,8 +254,7 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> int:
     given = _arguments()
-    seed = given.seed if given.seed is not None else secrets.randbits(48)
-    plan = EventPlan(given.events, given.batch, seed, given.dup, given.topics, given.ids)
+    plan = plan_of(given)
     report = run_load(
         given.url,
         plan,
@@ -388,7 +269,7 @@ def main() -> int:
         print(json.dumps(asdict(report)))
         return 0 if report.sound else 1
     latency = "  ".join(f"{name} {value:.2f}" for name, value in report.latency_ms.items())
-    print(f"seed {seed}, {report.requests:,} requests, {report.events:,} events ({report.events_new:,} new)")
+    print(f"seed {plan.seed}, {report.requests:,} requests, {report.events:,} events ({report.events_new:,} new)")
     print(f"{report.stored_per_s:,.0f} events/s stored  ({report.answered_per_s:,.0f} answered, ", end="")
     print(f"{report.requests_per_s:,.0f} requests/s, {report.bytes_sent / report.elapsed_s / 1e6:,.1f} MB/s)")
     print(f"latency ms: {latency}")

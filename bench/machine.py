@@ -16,7 +16,8 @@ from typing import Any, Final
 import psutil
 
 FSYNC_SAMPLES: Final = 100
-_PACKAGES: Final = ("apsw", "fastapi", "httptools", "msgspec", "rocksdict", "uvicorn", "uvloop", "zstandard")
+_SERVING: Final = ("apsw", "fastapi", "httptools", "msgspec", "rocksdict", "uvicorn", "uvloop", "zstandard")
+_DRIVING: Final = ("asyncpg", "hiredis", "nats-py", "redis")
 
 
 def provenance(root: Path, work: Path) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def provenance(root: Path, work: Path) -> dict[str, Any]:
             "load_average_before": [round(each, 2) for each in psutil.getloadavg()],
         },
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: _version(name) for name in (*_SERVING, *_DRIVING)},
     }
 
 

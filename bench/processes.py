@@ -20,6 +20,8 @@ import psutil
 START_S_MAX: Final = 120.0
 STOP_S_MAX: Final = 30.0
 SAMPLE_S: Final = 0.02
+LOOK_AGAIN_S: Final = 0.5
+"""Between two looks for processes that the server started meanwhile."""
 QUIET_WINDOW_S: Final = 2.0
 
 
@@ -49,13 +51,17 @@ def answers_ok(port: int, target: str) -> bool:
 class ServerProcess:
     """One server and its log file."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], log: Path, account: str | None = None
+    ) -> None:
+        """`account`: whom to run it as, for a program that refuses to run as root."""
         self.log = log
         self.started_at = time.perf_counter()
         with log.open("ab") as output:
             self.popen = subprocess.Popen(
-                command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT
-            )
+                command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT,
+                user=account, group=account, extra_groups=[] if account else None,
+            )  # fmt: skip
         self.seen = psutil.Process(self.popen.pid)
 
     def wait_until(self, ready: Callable[[], bool], seconds_max: float = START_S_MAX) -> float:
@@ -99,28 +105,48 @@ class Usage:
     rss_bytes_end: int = 0
 
 
-def cpu_s(processes: Sequence[psutil.Process]) -> float:
-    times = [process.cpu_times() for process in processes]
-    return float(sum(each.user + each.system for each in times))
+Processes = Callable[[], Sequence[psutil.Process]]
+"""Asked again and again, since a server may start and end processes of its own."""
+
+
+def cpu_s(processes: Processes) -> float:
+    """User and system time, of ended and awaited children too."""
+    total = 0.0
+    for process in processes():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+            total += getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+    return total
 
 
 def rss_bytes(processes: Sequence[psutil.Process]) -> int:
-    return int(sum(process.memory_info().rss for process in processes))
+    """Resident memory; what processes may share with each other (a common buffer pool) is counted once."""
+    own, shared = 0, 0
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            memory = process.memory_info()
+            common = getattr(memory, "shared", 0)
+            own += memory.rss - common
+            shared = max(shared, common)
+    return own + shared
 
 
 @contextlib.contextmanager
-def watched(processes: Sequence[psutil.Process]) -> Iterator[Usage]:
+def watched(processes: Processes) -> Iterator[Usage]:
     """Fills the yielded Usage: memory is sampled every 20 ms while the block runs."""
-    usage = Usage(rss_bytes_start=rss_bytes(processes))
+    seen = processes()
+    usage = Usage(rss_bytes_start=rss_bytes(seen))
     usage.rss_bytes_peak = usage.rss_bytes_start
     done = threading.Event()
 
     def sample() -> None:
+        nonlocal seen
+        looked_at = time.monotonic()
         while not done.wait(SAMPLE_S):
-            try:
-                usage.rss_bytes_peak = max(usage.rss_bytes_peak, rss_bytes(processes))
-            except psutil.NoSuchProcess:
-                return
+            if time.monotonic() - looked_at > LOOK_AGAIN_S:
+                seen, looked_at = processes(), time.monotonic()
+            usage.rss_bytes_peak = max(usage.rss_bytes_peak, rss_bytes(seen))
 
     cpu_before_s = cpu_s(processes)
     thread = threading.Thread(target=sample, daemon=True)
@@ -131,11 +157,11 @@ def watched(processes: Sequence[psutil.Process]) -> Iterator[Usage]:
         done.set()
         thread.join()
         usage.cpu_s = cpu_s(processes) - cpu_before_s
-        usage.rss_bytes_end = rss_bytes(processes)
+        usage.rss_bytes_end = rss_bytes(processes())
         usage.rss_bytes_peak = max(usage.rss_bytes_peak, usage.rss_bytes_end)
 
 
-def wait_until_quiet(processes: Sequence[psutil.Process], seconds_max: float) -> tuple[bool, float]:
+def wait_until_quiet(processes: Processes, seconds_max: float) -> tuple[bool, float]:
     """Waits until the processes use under 2 % of a core over two seconds: background work is done.
 
     Returns whether they became quiet in time, and the seconds waited."""

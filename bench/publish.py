@@ -1,14 +1,19 @@
-"""Publishing: batches and single events, fresh store each run, the peers in turn."""
+"""Publishing: what is measured against what, and one run of it on a fresh store."""
 
 from __future__ import annotations
 
 import secrets
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+from bench import wrk
 from bench.events import EventPlan, IdKind
+from bench.load_report import LoadReport
+from bench.peers.over_http import HttpPeer
 from bench.peers.peer import Peer
 from bench.processes import disk_bytes, watched
 
@@ -17,46 +22,97 @@ WARM_UP_EVENTS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class PublishCase:
-    """A way of publishing. `peers`: who takes part, by name."""
+    """A way of publishing."""
 
-    name: str
-    title: str
     batch: int
     connections: int
     events: int
-    peers: tuple[str, ...]
     dup: float = 0.0
     topics: int = 5
     ids: IdKind = "random"
     seconds: float = 30.0
+    generator: Literal["python", "wrk"] = "python"
 
-    def scaled(self, events: int) -> PublishCase:
-        return replace(self, events=min(self.events, events))
+    def scaled(self, batch_events: int, single_events: int) -> PublishCase:
+        return replace(self, events=min(self.events, single_events if self.batch == 1 else batch_events))
 
 
-BATCHES: Final = PublishCase("batches", "batches of 1000, 8 connections", 1000, 8, 400_000, ("sekali", "simple"))
-SINGLES: Final = PublishCase("singles", "single events, 64 connections", 1, 64, 60_000, ("hello", "sekali", "simple"))
-PUBLISH_CASES: Final = (
-    BATCHES,
-    replace(BATCHES, name="batches-dup20", title="batches, 20 % repeats", dup=0.2, peers=("sekali",)),
-    replace(BATCHES, name="batches-dup50", title="batches, 50 % repeats", dup=0.5, peers=("sekali",)),
-    replace(BATCHES, name="batches-topics5000", title="batches, 5,000 topics", topics=5000, peers=("sekali",)),
-    replace(BATCHES, name="batches-ordered", title="batches, ordered ids", ids="ordered", peers=("sekali",)),
-    SINGLES,
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """One row of a contest: a peer, by name, in a case."""
+
+    label: str
+    peer: str
+    case: PublishCase
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """Entrants whose runs alternate. `baseline`: the label that the others' throughput is given as a ratio of."""
+
+    name: str
+    title: str
+    entrants: tuple[Entrant, ...]
+    baseline: str
+
+
+BATCHES: Final = PublishCase(batch=1000, connections=8, events=400_000)
+SINGLES: Final = PublishCase(batch=1, connections=64, events=60_000)
+VARIANTS: Final = {
+    "dup20": ("20 % repeats", replace(BATCHES, dup=0.2)),
+    "dup50": ("50 % repeats", replace(BATCHES, dup=0.5)),
+    "topics5000": ("5,000 topics instead of 5", replace(BATCHES, topics=5000)),
+    "ordered": ("ordered ids (UUIDv7)", replace(BATCHES, ids="ordered")),
+}
+PLAIN: Final = "plain"
+
+
+def _peers(case: PublishCase, *names: str) -> tuple[Entrant, ...]:
+    return tuple(Entrant(name, name, case) for name in names)
+
+
+_DATABASES: Final = ("postgres", "postgres-text", "redis", "jetstream", "jetstream-not-durable", "simple")
+CONTESTS: Final = (
+    Contest("batches", "batches of 1000", _peers(BATCHES, "hello", "sekali", *_DATABASES), "postgres"),
+    *(
+        Contest(name, f"batches, {what}", (Entrant(PLAIN, "sekali", BATCHES), Entrant(name, "sekali", case)), PLAIN)
+        for name, (what, case) in VARIANTS.items()
+    ),
+    Contest("batches-wrk", "batches by wrk", _peers(replace(BATCHES, generator="wrk"), "hello", "sekali"), "hello"),
+    Contest("singles", "single events", _peers(SINGLES, "hello", "sekali", *_DATABASES), "hello"),
+    Contest(
+        "singles-wrk",
+        "single events by wrk",
+        _peers(replace(SINGLES, events=200_000, generator="wrk"), "hello", "sekali"),
+        "hello",
+    ),
+    Contest(
+        "slow-disk",
+        "batches on a disk with a slower sync (0 ms through the same VFS)",
+        _peers(BATCHES, "sekali-sync0ms", "sekali-sync5ms", "sekali-sync20ms"),
+        "sekali-sync0ms",
+    ),
 )
+
+
+def cannot_run(entrant: Entrant, peer: Peer) -> str | None:
+    """Why this row is skipped here; None when it is not."""
+    return peer.missing() or (wrk.missing() if entrant.case.generator == "wrk" else None)
 
 
 def measure_publish(case: PublishCase, peer: Peer, folder: Path) -> dict[str, Any]:
     """One run on a fresh store in `folder`, which is removed afterwards. `faults` lists every check that failed."""
-    bound = peer.single_events_max if case.batch == 1 else peer.batch_events_max
+    single = case.batch == 1
+    bound = peer.single_events_max if single else peer.batch_events_max
     events = min(case.events, bound) if bound else case.events
+    connections = (peer.single_connections if single else peer.batch_connections) or case.connections
     plan = EventPlan(events, case.batch, secrets.randbits(48), case.dup, case.topics, case.ids)
     folder.mkdir(parents=True)
     try:
         start_s = peer.start(folder)
         warm_up = peer.load(replace(plan, events=WARM_UP_EVENTS, batch=1, seed=plan.seed + 1, dup=0.0), 4, 10.0)
-        with watched(peer.processes()) as usage:
-            report = peer.load(plan, case.connections, case.seconds)
+        with watched(peer.processes) as usage:
+            report = _generator(case, peer, folder)(plan, connections, case.seconds)
         stored = peer.stored_events()
         disk = disk_bytes([path for part in peer.disk_parts(folder).values() for path in part])
         stop_s = peer.stop()
@@ -71,6 +127,9 @@ def measure_publish(case: PublishCase, peer: Peer, folder: Path) -> dict[str, An
         faults.append(f"only {report.events} of {events} events were acknowledged within {case.seconds:.0f} s")
     return {
         "seed": plan.seed,
+        "batch": case.batch,
+        "connections": connections,
+        "generator": case.generator,
         "events": report.events,
         "events_new": report.events_new,
         "seconds": round(report.settled_s, 4),
@@ -89,3 +148,10 @@ def measure_publish(case: PublishCase, peer: Peer, folder: Path) -> dict[str, An
         "checks": report.checks,
         "faults": faults,
     }
+
+
+def _generator(case: PublishCase, peer: Peer, folder: Path) -> Callable[[EventPlan, int, float], LoadReport]:
+    if case.generator == "python":
+        return peer.load
+    assert isinstance(peer, HttpPeer), "wrk speaks HTTP only"
+    return partial(wrk.wrk_load, peer.url, folder=folder, verify=peer.stores)

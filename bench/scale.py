@@ -15,14 +15,12 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from bench.events import EventPlan, topic_names
-from bench.load import percentiles_ms
+from bench.growth import FILL_CONNECTIONS, FILL_EVENTS_PER_S_MIN, TOPICS, fill
+from bench.load_report import percentiles_ms
 from bench.peers.over_http import HttpPeer
-from bench.processes import cpu_s, disk_bytes, rss_bytes, wait_until_quiet, watched
+from bench.processes import disk_bytes, rss_bytes, wait_until_quiet, watched
 
-TOPICS: Final = 5
 PAGE_EVENTS: Final = 1000
-FILL_EVENTS_PER_S_MIN: Final = 20_000
-"""A fill slower than this is given up, so that a run is bounded in time."""
 CRASH_EVENTS_MAX: Final = 200_000
 
 
@@ -77,35 +75,38 @@ class Reader:
         self.connection.close()
 
 
-def measure_scale(peer: HttpPeer, size: int, folder: Path, budget: ReadBudget, quiet_s_max: float) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class ScaleEffort:
+    """How much of each thing is done at a size."""
+
+    budget: ReadBudget = ReadBudget()
+    quiet_s_max: float = 600.0
+    piece_events: int = 1_000_000
+    further_events: int = 400_000
+
+
+def measure_scale(peer: HttpPeer, size: int, folder: Path, effort: ScaleEffort) -> dict[str, Any]:
     """Fills a fresh store to `size` events, then measures. The folder is removed afterwards."""
     folder.mkdir(parents=True)
     found: dict[str, Any] = {"events": size, "faults": []}
     try:
         found["open_empty_s"] = peer.start(folder)
-        _fill(peer, size, folder, found, quiet_s_max)
-        _read(peer, size, found, budget)
-        _reopen(peer, size, folder, found)
+        _fill(peer, size, folder, found, effort)
+        _read(peer, size, found, effort.budget)
+        grown = _publish_more(peer, size, found, effort)
+        _reopen(peer, grown, folder, found)
     finally:
         peer.kill()
         shutil.rmtree(folder, ignore_errors=True)
     return found
 
 
-def _fill(peer: HttpPeer, size: int, folder: Path, found: dict[str, Any], quiet_s_max: float) -> None:
-    processes = peer.processes()
-    cpu_before_s = cpu_s(processes)
+def _fill(peer: HttpPeer, size: int, folder: Path, found: dict[str, Any], effort: ScaleEffort) -> None:
+    processes = peer.processes
     with watched(processes) as usage:
-        plan = EventPlan(size, 1000, secrets.randbits(48), topics=TOPICS)
-        report = peer.load(plan, connections=8, seconds=30 + size / FILL_EVENTS_PER_S_MIN)
-        found["faults"] += report.faults
-        found["seed"] = plan.seed
-        found["json_bytes_per_event"] = report.bytes_sent / report.events
-        found["fill_events_per_s"] = report.stored_per_s
-        found["fill_built_while_sending"] = not report.prebuilt
-        found["fill_cpu_us_per_event"] = (cpu_s(processes) - cpu_before_s) / size * 1e6
+        fill(peer, size, effort.piece_events, found)
         found["disk_before_quiet"] = _disk_per_event(peer, folder, size)
-        quiet, waited_s = wait_until_quiet(processes, quiet_s_max)
+        quiet, waited_s = wait_until_quiet(processes, effort.quiet_s_max)
     found["quiet_after_s"] = waited_s
     if not quiet:
         found["faults"].append(f"still busy {waited_s:.0f} s after the fill")
@@ -113,6 +114,24 @@ def _fill(peer: HttpPeer, size: int, folder: Path, found: dict[str, Any], quiet_
     found["rss_mb_peak"] = usage.rss_bytes_peak / 1e6
     found["rss_mb_quiet"] = usage.rss_bytes_end / 1e6
     found["disk_quiet"] = _disk_per_event(peer, folder, size)
+
+
+def _publish_more(peer: HttpPeer, size: int, found: dict[str, Any], effort: ScaleEffort) -> int:
+    """Throughput at this size, from quiet; the slowest batch bounds the slowest group. Returns the size reached."""
+    plan = EventPlan(effort.further_events, 1000, secrets.randbits(48), topics=TOPICS)
+    with watched(peer.processes) as usage:
+        report = peer.load(plan, FILL_CONNECTIONS, 30 + effort.further_events / FILL_EVENTS_PER_S_MIN)
+    found["faults"] += report.faults
+    found["seed"] = plan.seed
+    found["further_events_per_s"] = report.stored_per_s
+    found["further_batch_ms_p50"] = report.latency_ms.get("p50", 0.0)
+    found["further_batch_ms_p99"] = report.latency_ms.get("p99", 0.0)
+    found["further_batch_ms_max"] = report.latency_ms.get("max", 0.0)
+    found["further_rss_mb_peak"] = usage.rss_bytes_peak / 1e6
+    quiet, waited_s = wait_until_quiet(peer.processes, effort.quiet_s_max)
+    if not quiet:
+        found["faults"].append(f"still busy {waited_s:.0f} s after further events")
+    return size + report.events_new
 
 
 def _disk_per_event(peer: HttpPeer, folder: Path, events: int) -> dict[str, float]:
@@ -153,7 +172,7 @@ def _read(peer: HttpPeer, size: int, found: dict[str, Any], budget: ReadBudget) 
     try:
         for name, (target, check) in kinds.items():
             found["reads_ms"][name] = reader.timed(target, budget, check)
-        with watched(peer.processes()) as usage:
+        with watched(peer.processes) as usage:
             lines, exported_bytes, export_s = reader.export()
     finally:
         reader.close()
@@ -173,9 +192,8 @@ def _reopen(peer: HttpPeer, size: int, folder: Path, found: dict[str, Any]) -> N
     if peer.stored_events() != size:
         found["faults"].append(f"after a clean stop: {peer.stored_events()} events, expected {size}")
     more = min(CRASH_EVENTS_MAX, size)
-    report = peer.load(EventPlan(more, 1000, secrets.randbits(48), topics=TOPICS), connections=8, seconds=30.0)
+    report = peer.load(EventPlan(more, 1000, secrets.randbits(48), topics=TOPICS), FILL_CONNECTIONS, 60.0)
     found["faults"] += report.faults
-    found["refill_events_per_s"] = report.stored_per_s
     peer.kill()
     found["open_after_kill_s"] = peer.start(folder)
     if peer.stored_events() != size + report.events_new:

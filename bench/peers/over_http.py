@@ -1,35 +1,23 @@
-"""Sekali, the yardstick and the simple design: all on the same uvicorn, all over HTTP with the same generator."""
+"""Sekali, the yardstick and the simple design: all on the same uvicorn, all over HTTP with the same generators."""
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
-import psutil
-
+from bench.check import get_json
 from bench.events import EventPlan
-from bench.load import LoadReport, get_json
-from bench.peers.peer import Peer
-from bench.processes import BenchError, ServerProcess, answers_ok, free_port
-
-ROOT: Final = Path(__file__).resolve().parents[2]
-LOAD_EXTRA_S: Final = 180.0
-"""What a load run may take besides sending: building requests, late answers, settling."""
+from bench.generator import ROOT, plan_arguments, run_generator
+from bench.load_report import LoadReport
+from bench.peers.peer import ServerPeer
+from bench.processes import answers_ok, free_port
 
 
-class HttpPeer(Peer):
+class HttpPeer(ServerPeer):
     """An ASGI application on uvicorn, one process, access log off."""
 
     application: str
     ready_path = "/healthz"
-
-    def __init__(self) -> None:
-        self.server: ServerProcess | None = None
-        self.port = 0
 
     def environment(self, folder: Path) -> dict[str, str]:
         """What the application needs to know, for a store in `folder`."""
@@ -43,50 +31,22 @@ class HttpPeer(Peer):
         return None
 
     def start(self, folder: Path) -> float:
-        assert self.server is None, "started twice"
         self.port = free_port()
         command = [sys.executable, "-m", "uvicorn", self.application, "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--app-dir", str(ROOT), "--no-access-log", "--log-level", "warning"]
-        self.server = ServerProcess(command, self.environment(folder), folder / "server.log")
-        try:
-            return self.server.wait_until(lambda: answers_ok(self.port, self.ready_path))
-        except BenchError:
-            self.kill()
-            raise
+        return self.launch(command, folder, lambda: answers_ok(self.port, self.ready_path), self.environment(folder))
 
     def load(self, plan: EventPlan, connections: int, seconds: float) -> LoadReport:
-        command = [sys.executable, "-m", "bench.load", "--json", "--url", self.url, "--batch", str(plan.batch)]
-        command += ["--events", str(plan.events), "--seed", str(plan.seed), "--dup", str(plan.dup), "--ids", plan.ids]
-        command += ["--topics", str(plan.topics), "--connections", str(connections), "--seconds", str(seconds)]
+        arguments = ["--json", "--url", self.url, *plan_arguments(plan, connections, seconds)]
         if not self.stores:
-            command.append("--no-verify")
-        timeout_s = seconds + LOAD_EXTRA_S
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
-        try:
-            return LoadReport(**json.loads(done.stdout))
-        except ValueError as error:
-            log = self.server.log_end() if self.server else ""
-            raise BenchError(f"the load generator failed:\n{done.stderr[-2000:]}\nserver:\n{log}") from error
+            arguments.append("--no-verify")
+        return run_generator("bench.load", arguments, seconds, self.log_end)
 
     def stored_events(self) -> int:
         return int(get_json(self.url, "/stats")[1]["unique_processed"]) if self.stores else 0
 
-    def processes(self) -> Sequence[psutil.Process]:
-        assert self.server is not None, "not started"
-        return [self.server.seen, *self.server.seen.children(recursive=True)]
-
     def disk_parts(self, folder: Path) -> dict[str, list[Path]]:
         return {"store": list(folder.glob("store.db*"))}
-
-    def stop(self) -> float:
-        assert self.server is not None, "not started"
-        server, self.server = self.server, None
-        return server.stop()
-
-    def kill(self) -> None:
-        if self.server is not None:
-            self.server.kill()
-            self.server = None
 
 
 class Sekali(HttpPeer):
@@ -132,7 +92,16 @@ class Simple(HttpPeer):
         return {"SIMPLE_DB": str(folder / "store.db")}
 
 
-def peers() -> dict[str, Peer]:
-    """Every peer by name, the yardstick first: the order in which runs alternate."""
-    every: list[Peer] = [Hello(), Sekali(), Simple()]
-    return {peer.name: peer for peer in every}
+class SlowDisk(Sekali):
+    """Sekali on a disk whose every sync takes longer: see bench/peers/slow_disk.py."""
+
+    application = "bench.peers.slow_disk:app"
+
+    def __init__(self, sync_delay_ms: int) -> None:
+        super().__init__()
+        self.sync_delay_ms = sync_delay_ms
+        self.name = f"sekali-sync{sync_delay_ms}ms"
+        self.about = f"sekali with {sync_delay_ms} ms added to each sync of SQLite's files, by a VFS in Python"
+
+    def environment(self, folder: Path) -> dict[str, str]:
+        return {**super().environment(folder), "SYNC_DELAY_MS": str(self.sync_delay_ms)}

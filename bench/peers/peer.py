@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 import psutil
 
 from bench.events import EventPlan
-from bench.load import LoadReport
+from bench.load_report import LoadReport
+from bench.processes import BenchError, ServerProcess
+
+EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Peer(ABC):
@@ -25,14 +30,21 @@ class Peer(ABC):
     stores: bool = True
     """False for a yardstick that keeps nothing: its answers are counted, not checked."""
     answers_when_stored: bool = True
-    """False when it acknowledges before the event is durable; throughput is then counted until all is stored."""
+    """False when it acknowledges before the event is durable."""
     batch_events_max: int | None = None
     """Most events of a batched run, for peers too slow for the usual number within a few seconds. None: no bound."""
     single_events_max: int | None = None
+    batch_connections: int | None = None
+    """How many connections it is given, where that is not the case's own number."""
+    single_connections: int | None = None
 
     @abstractmethod
     def missing(self) -> str | None:
         """Why it cannot run on this machine, in a few words; None when it can. Never installs anything."""
+
+    def version(self) -> str | None:
+        """Of the server that would be started, for the record; None when it is this checkout."""
+        return None
 
     @abstractmethod
     def start(self, folder: Path) -> float:
@@ -61,3 +73,41 @@ class Peer(ABC):
     @abstractmethod
     def kill(self) -> None:
         """Ends it at once, as a crash would. Does nothing when it is not running."""
+
+
+class ServerPeer(Peer):
+    """A peer that is one server process, with children perhaps, on a loopback port."""
+
+    def __init__(self) -> None:
+        self.server: ServerProcess | None = None
+        self.port = 0
+
+    def launch(
+        self, command: Sequence[str], folder: Path, ready: Callable[[], bool], environment: Mapping[str, str] = EMPTY,
+        account: str | None = None,
+    ) -> float:  # fmt: skip
+        """Starts the process; seconds until `ready()`."""
+        assert self.server is None, "started twice"
+        self.server = ServerProcess(command, environment, folder / "server.log", account)
+        try:
+            return self.server.wait_until(ready)
+        except BenchError:
+            self.kill()
+            raise
+
+    def log_end(self) -> str:
+        return self.server.log_end() if self.server else ""
+
+    def processes(self) -> Sequence[psutil.Process]:
+        assert self.server is not None, "not started"
+        return [self.server.seen, *self.server.seen.children(recursive=True)]
+
+    def stop(self) -> float:
+        assert self.server is not None, "not started"
+        server, self.server = self.server, None
+        return server.stop()
+
+    def kill(self) -> None:
+        if self.server is not None:
+            self.server.kill()
+            self.server = None

@@ -8,29 +8,28 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 pytest.importorskip("psutil", reason="only the development packages bring it")
 
 from bench.events import EventPlan
-from bench.load import LoadReport
-from bench.peers.over_http import ROOT, Hello, Sekali, Simple, peers
+from bench.generator import ROOT
+from bench.growth import measure_growth
+from bench.load_report import LoadReport
+from bench.peers.every import peers
+from bench.peers.over_http import Hello, Sekali, Simple
 from bench.peers.peer import Peer
 from bench.processes import BenchError, disk_bytes
-from bench.publish import PUBLISH_CASES, measure_publish
-from bench.report import medians
-from bench.scale import ReadBudget, measure_scale
-
-CASES = {case.name: case for case in PUBLISH_CASES}
+from bench.publish import BATCHES, CONTESTS, SINGLES, PublishCase, measure_publish
+from bench.scale import ReadBudget, ScaleEffort, measure_scale
 
 
-@pytest.mark.parametrize("case", ["batches", "singles"])
+@pytest.mark.parametrize("case", [BATCHES, SINGLES], ids=["batches", "singles"])
 @pytest.mark.parametrize("peer", [Hello(), Simple(), Sekali()], ids=lambda peer: str(peer.name))
-def test_a_peer_is_measured_and_checked_and_its_store_removed(tmp_path: Path, peer: Peer, case: str) -> None:
+def test_a_peer_is_measured_and_checked_and_its_store_removed(tmp_path: Path, peer: Peer, case: PublishCase) -> None:
     folder = tmp_path / "run"
-    found = measure_publish(CASES[case].scaled(300), peer, folder)
+    found = measure_publish(case.scaled(300, 300), peer, folder)
     assert found["faults"] == []
     assert found["events"] == 300
     assert found["events_per_s"] > 0
@@ -41,13 +40,17 @@ def test_a_peer_is_measured_and_checked_and_its_store_removed(tmp_path: Path, pe
 
 def test_a_scale_run_fills_reads_exports_and_opens_again(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    found = measure_scale(Sekali(), 3000, folder, ReadBudget(samples_max=5, seconds_max=1.0), quiet_s_max=20.0)
+    effort = ScaleEffort(ReadBudget(5, 1.0), quiet_s_max=20.0, piece_events=2000, further_events=2000)
+    found = measure_scale(Sekali(), 3000, folder, effort)
     assert found["faults"] == []
     assert {"stats", "page_first", "topic_page_first", "event_by_id"} <= set(found["reads_ms"])
     assert found["export_events_per_s"] > 0
     assert found["disk_quiet"]["log"] > 0
     assert found["disk_quiet"]["index"] > 0
     assert found["open_after_kill_s"] > 0
+    assert [(piece["size"], piece["events"]) for piece in found["pieces"]] == [(0, 2000), (2000, 1000)]
+    assert found["further_events_per_s"] > 0
+    assert found["further_batch_ms_max"] >= found["further_batch_ms_p50"] > 0
     assert not folder.exists()
 
 
@@ -56,7 +59,7 @@ def test_a_store_that_holds_fewer_than_acknowledged_is_a_fault(tmp_path: Path) -
         def stored_events(self) -> int:
             return super().stored_events() - 1
 
-    found = measure_publish(CASES["singles"].scaled(50), Forgetful(), tmp_path / "run")
+    found = measure_publish(SINGLES.scaled(50, 50), Forgetful(), tmp_path / "run")
     assert found["faults"] == ["holds 249 events, acknowledged 250"]
 
 
@@ -65,16 +68,22 @@ def test_a_server_that_does_not_start_is_told_with_its_own_words(tmp_path: Path)
         application = "bench.peers.absent:app"
 
     with pytest.raises(BenchError, match="absent"):
-        measure_publish(CASES["singles"].scaled(50), Broken(), tmp_path / "run")
+        measure_publish(SINGLES.scaled(50, 50), Broken(), tmp_path / "run")
 
 
-def test_every_case_names_peers_that_exist() -> None:
-    assert {name for case in PUBLISH_CASES for name in case.peers} <= set(peers())
+def test_a_peer_that_grows_is_measured_piece_by_piece(tmp_path: Path) -> None:
+    found = measure_growth(Simple(), 0.01, 1000, tmp_path / "run")
+    assert found["faults"] == []
+    assert found["events"] == 1000
+    assert found["grown_of_fresh"] == 1.0
+    assert not (tmp_path / "run").exists()
 
 
-def test_median_least_and_most_leave_out_what_is_no_figure() -> None:
-    runs: list[dict[str, Any]] = [{"rate": rate, "seed": 7, "faults": []} for rate in (3.0, 1.0, 2.0)]
-    assert medians(runs) == {"rate": {"median": 2.0, "min": 1.0, "max": 3.0}}
+def test_every_contest_names_peers_that_exist_and_a_baseline_that_takes_part() -> None:
+    for contest in CONTESTS:
+        assert {entrant.peer for entrant in contest.entrants} <= set(peers())
+        assert contest.baseline in {entrant.label for entrant in contest.entrants}
+        assert len({entrant.label for entrant in contest.entrants}) == len(contest.entrants)
 
 
 def test_disk_counts_files_and_whole_folders_and_forgives_what_vanished(tmp_path: Path) -> None:
@@ -94,10 +103,13 @@ def test_a_load_report_survives_its_way_through_json() -> None:
 def test_the_smoke_runs_to_its_end_and_writes_its_results(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     command = [sys.executable, "-m", "bench", "--smoke", "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(out.read_text())
-    assert {run["case"] for run in result["runs"]} == {"batches", "batches-dup20", "singles", "scale"}
+    cases = {"batches", "dup20", "batches-wrk", "singles", "singles-wrk", "slow-disk", "scale", "growth"}
+    assert {run["case"] for run in result["runs"]} <= cases
+    present = {name for name, peer in result["peers"].items() if peer["missing"] is None}
+    assert {run["peer"] for run in result["runs"]} == present
     assert all(run["faults"] == [] for run in result["runs"])
     assert result["machine"]["cores"]
     assert EventPlan(1, 1, result["runs"][0]["seed"]).seed > 0
