@@ -6,7 +6,8 @@ There is no timer, so a quiet server answers at once. A request never spans two 
 **Fairness.** Requests are short or long. Short ones share a group, first come, first served. A long one forms a group
 of its own; short ones that wait go first, then a long one has its turn, and so on, so neither lane starves. One worker
 is always left to the short lane (where there are two): a long batch holds single publishes back for no longer than its
-own commit, since only the commit is exclusive.
+own commit, since only the commit is exclusive. A second group of short ones is begun beside another only when many
+events wait: what waits otherwise becomes one larger group, which costs less than two.
 
 **Order.** Promised is: a request that is sent after another one was answered gets the later offsets. For requests in
 flight at the same time none is promised, neither by HTTP nor here: whichever group reaches the store's commit first is
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 LONG_REQUEST_EVENTS_MIN: Final = 2_001
 LONG_REQUEST_BYTES_MIN: Final = 2 * 1024 * 1024
 """From either on a request is long."""
+OVERLAP_EVENTS_MIN: Final = 1_000
+"""So many waiting events of short requests are prepared beside the commit of others."""
 RETRY_AFTER_S: Final = 1
 
 _log = logging.getLogger("sekali")
@@ -111,6 +114,9 @@ class Intake:
         self._depth_bytes = 0
         self._depth_requests = 0
         self._long_groups = 0
+        self._short_groups = 0
+        self._short_events = 0
+        """Of the requests that wait in the short lane."""
         self._long_is_next = False
         self._idle_workers = 0
         self._closed: Draining | None = None
@@ -195,11 +201,27 @@ class Intake:
             self._depth_bytes = body_bytes
             self._depth_requests += 1
             is_long = ticket.events >= LONG_REQUEST_EVENTS_MIN or ticket.body_bytes >= LONG_REQUEST_BYTES_MIN
-            (self._long if is_long else self._short).append(ticket)
-            if self._idle_workers:
-                self._idle_workers -= 1
-                self._bell.put(None)
+            if is_long:
+                self._long.append(ticket)
+            else:
+                self._short.append(ticket)
+                self._short_events += ticket.events
+            self._wake_a_worker()
             return events
+
+    def _wake_a_worker(self) -> None:
+        """Where one is idle and may take something. A worker that is done looks for more by itself."""
+        if self._idle_workers and (self._may_take_short or self._may_take_long):
+            self._idle_workers -= 1
+            self._bell.put(None)
+
+    @property
+    def _may_take_short(self) -> bool:
+        return bool(self._short) and (not self._short_groups or self._short_events >= OVERLAP_EVENTS_MIN)
+
+    @property
+    def _may_take_long(self) -> bool:
+        return bool(self._long) and self._long_groups < self._long_groups_max
 
     # Workers
 
@@ -218,6 +240,7 @@ class Intake:
             with self._lock:
                 group = self._take_group()
                 if group is not None:
+                    self._wake_a_worker()
                     return group
                 if self._closed is not None:
                     return None
@@ -225,13 +248,14 @@ class Intake:
             self._bell.get()
 
     def _take_group(self) -> _Group | None:
-        may_take_long = self._long and self._long_groups < self._long_groups_max
-        if may_take_long and (self._long_is_next or not self._short):
+        may_take_short = self._may_take_short
+        if self._may_take_long and (self._long_is_next or not may_take_short):
             self._long_groups += 1
             self._long_is_next = False
             return _Group([self._long.popleft()], is_long=True)
-        if not self._short:
+        if not may_take_short:
             return None
+        self._short_groups += 1
         self._long_is_next = True
         first = self._short.popleft()
         tickets, events, body_bytes = [first], first.events, first.body_bytes
@@ -242,6 +266,7 @@ class Intake:
             if events > self._group_events_max or body_bytes > self._group_bytes_max:
                 break
             tickets.append(self._short.popleft())
+        self._short_events -= sum(ticket.events for ticket in tickets)
         return _Group(tickets)
 
     def _append(self, tickets: Sequence[_Ticket]) -> None:
@@ -265,16 +290,20 @@ class Intake:
                 ticket.answer = outcome
 
     def _answer(self, group: _Group) -> None:
-        """Leave the queue, then wake the waiters: one call per event loop."""
-        tickets = group.tickets
+        """Leave the queue, then wake the waiters."""
         with self._lock:
-            self._depth_requests -= len(tickets)
-            for ticket in tickets:
-                self._depth_events -= ticket.events
-                self._depth_bytes -= ticket.body_bytes
+            self._leave(group.tickets)
             if group.is_long:
                 self._long_groups -= 1
-        _wake(tickets)
+            else:
+                self._short_groups -= 1
+        _wake(group.tickets)
+
+    def _leave(self, tickets: Sequence[_Ticket]) -> None:
+        self._depth_requests -= len(tickets)
+        for ticket in tickets:
+            self._depth_events -= ticket.events
+            self._depth_bytes -= ticket.body_bytes
 
     def _stop(self, error: BaseException) -> None:
         """The impossible happened: nobody knows what state the store is in, so nothing goes on. The requests in hand
@@ -297,11 +326,11 @@ class Intake:
             waiting = [*self._short, *self._long]
             self._short.clear()
             self._long.clear()
-            refusal = self._closed
+            self._short_events = 0
+            self._leave(waiting)
         for ticket in waiting:
-            ticket.answer = _fresh(refusal)
-        if waiting:
-            self._answer(_Group(waiting))
+            ticket.answer = _fresh(self._closed)
+        _wake(waiting)
 
 
 def _fresh(error: SekaliError) -> SekaliError:
@@ -317,6 +346,7 @@ def _fresh(error: SekaliError) -> SekaliError:
 
 
 def _wake(tickets: Sequence[_Ticket]) -> None:
+    """One call per event loop."""
     by_loop: dict[asyncio.AbstractEventLoop | None, list[_Ticket]] = {}
     for ticket in tickets:
         by_loop.setdefault(ticket.loop, []).append(ticket)

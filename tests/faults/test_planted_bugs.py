@@ -39,10 +39,10 @@ class HeldWriter:
         self._write = self._seen.write
         self._seen.write = self._held  # type: ignore[method-assign]
 
-    def _held(self, keys: dict[bytes, int], done: Mark, upto: Mark) -> None:
+    def _held(self, keys: dict[bytes, int], done: Mark, upto: Mark, ordered: list[bytes] | None = None) -> None:
         self._reached.set()
         assert self._released.wait(WAIT_S_MAX)
-        self._write(keys, done, upto)
+        self._write(keys, done, upto, ordered)
 
     def wait_until_reached(self) -> None:
         assert self._reached.wait(WAIT_S_MAX), "the writer has nothing to write"

@@ -17,7 +17,7 @@ import pytest
 
 from sekali.errors import DiskFull, Draining, OutcomeUnknown, Overloaded, SekaliError, TooManyTopics
 from sekali.event import BatchOutcome, EventBatch, ReceiptStatus
-from sekali.intake import LONG_REQUEST_BYTES_MIN, LONG_REQUEST_EVENTS_MIN, Intake, Published
+from sekali.intake import LONG_REQUEST_BYTES_MIN, LONG_REQUEST_EVENTS_MIN, OVERLAP_EVENTS_MIN, Intake, Published
 from sekali.settings import Settings
 
 WAIT_S_MAX = 20.0
@@ -209,6 +209,20 @@ async def test_long_requests_leave_one_worker_to_the_short_ones(make: Made) -> N
     await asyncio.gather(*tasks)
 
 
+async def test_a_few_short_requests_wait_for_the_group_before_and_many_do_not(make: Made) -> None:
+    intake, store = make(consumer_workers=2)
+    store.hold(everything)
+    tasks = await joined(intake, batch("first"))
+    await in_thread(store.wait_preparing, 1)
+    tasks += await joined(intake, *(batch(f"few{i}") for i in range(OVERLAP_EVENTS_MIN - 1)))
+    assert len(store.preparing) == 1
+    tasks += await joined(intake, batch("one more"))
+    await in_thread(store.wait_preparing, 2)
+    store.release()
+    await asyncio.gather(*tasks)
+    assert [len(group) for group in store.groups if len(group) > 1] == [OVERLAP_EVENTS_MIN]
+
+
 async def test_lanes_take_turns_so_neither_starves(make: Made) -> None:
     intake, store = make(group_events_max=2)
     store.hold(everything)
@@ -356,7 +370,7 @@ async def test_the_impossible_leaves_no_waiter_hanging_and_stops_the_intake(
     store.hold(everything)
     tasks = await joined(intake, batch("a"))
     await in_thread(store.wait_preparing, 1)
-    tasks += await joined(intake, batch("b"))
+    tasks += await joined(intake, batch(*(f"b{i}" for i in range(OVERLAP_EVENTS_MIN))))
     await in_thread(store.wait_preparing, 2)
     tasks += await joined(intake, batch("c"), batch("d"))
     store.fail = lambda _: ZeroDivisionError("impossible")

@@ -36,6 +36,8 @@ class PreparedGroup:
 
     batch_sizes: list[int]
     columns: GroupColumns
+    ordered: list[bytes]
+    """The digests of all its events, sorted."""
     found: dict[bytes, int]
     captured: Generation
     decision: Decision
@@ -83,11 +85,17 @@ class Appender:
         digester = self.digester()
         columns.digests = digester.digests(columns.topics, columns.event_ids)
         columns.fingerprints = digester.fingerprints(columns.payloads)
-        found, captured = self._seen.find(columns.digests)
-        return self._decided([len(batch) for batch in batches], columns, found, captured)
+        ordered = sorted(columns.digests)
+        found, captured = self._seen.find(ordered)
+        return self._decided([len(batch) for batch in batches], columns, ordered, found, captured)
 
     def _decided(
-        self, batch_sizes: list[int], columns: GroupColumns, found: dict[bytes, int], captured: Generation
+        self,
+        batch_sizes: list[int],
+        columns: GroupColumns,
+        ordered: list[bytes],
+        found: dict[bytes, int],
+        captured: Generation,
     ) -> PreparedGroup:
         decision = decide(columns, found, self._stored_payloads)
         places = decision.new_places
@@ -117,6 +125,7 @@ class Appender:
         return PreparedGroup(
             batch_sizes=batch_sizes,
             columns=columns,
+            ordered=ordered,
             found=found,
             captured=captured,
             decision=decision,
@@ -138,7 +147,7 @@ class Appender:
         late = self._seen.walk(group.captured, group.new_keys)
         if late:
             found = {**group.found, **late}
-            group = self._decided(group.batch_sizes, group.columns, found, group.captured)
+            group = self._decided(group.batch_sizes, group.columns, group.ordered, found, group.captured)
         before = self.totals
         new_names = self._new_names(group)
         ids = self._topic_ids(group.topic_names, new_names)
@@ -209,12 +218,14 @@ class Appender:
         self._layout.append(tail_commit(row, ids, group.topic_counts))
         self._topics.apply(ids, group.topic_counts, row.first_offset, row.stamp_us)
         self.totals = totals
+        new_keys = group.new_keys
         # As `pack_value`, which called for each event would take as long as all the rest.
-        keys = {
-            digest: offset << FINGERPRINT_BITS | fingerprint
-            for offset, (digest, fingerprint) in enumerate(group.new_keys.items(), row.first_offset)
-        }
-        self._seen.add(keys, Mark(row.commit_no, row.chain, totals.last_offset))
+        values = [
+            offset << FINGERPRINT_BITS | fingerprint
+            for offset, fingerprint in enumerate(new_keys.values(), row.first_offset)
+        ]
+        ordered = group.ordered if len(new_keys) == len(group.ordered) else sorted(new_keys)
+        self._seen.add(new_keys, values, ordered, Mark(row.commit_no, row.chain, totals.last_offset))
 
 
 def _topic_counts(
