@@ -15,8 +15,10 @@ Contract
 - **Threads.** `prepare`, and every read, from any thread at once; `commit` from any thread, it takes its own turn.
 - **Processes.** One. In a child made by fork every use raises StoreUnusable, and nothing is written or let go of.
 
-The file tree tells the parts: `log` (SQLite), `seen` (RocksDB), `decide` and `append` (what is new, and writing it),
-`tail` and `compaction` (young commits, and the runs they become), `reader`, `catchup`, `maintenance`, `forks`.
+The file tree tells the parts: `log` (SQLite) and `seen` (RocksDB); `decide` and `append` (what is new, and writing it);
+`layout`, `tail`, `runs` and `compaction` (where events lie: young commits, and the runs they become); `block`, `codec`
+(how they are written); `reader`, `window`; `ledger`, `topics`; `catchup`, `maintenance`, `backup`; `guard`, `disk` and
+`forks` (who may write, and when not).
 """
 
 from __future__ import annotations
