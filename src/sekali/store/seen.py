@@ -48,6 +48,10 @@ _PASSING_TROUBLE: Final = ("No space", "Too many open files", "Permission denied
 """Why opening may fail though the index is sound: it is left alone then."""
 _DAMAGED: Final = ".damaged"
 _CACHE_BYTES: Final = 64 * 1024 * 1024
+_BLOCK_BYTES: Final = 16 * 1024
+_FILE_BYTES: Final = 8 * 1024 * 1024
+"""A file's filter is one entry of the cache. In files of 64 MiB it was 3 MiB, which none of the 64 shards of RocksDB's
+usual cache could hold, so each look-up read it from the disk: 7.4 us a key at 4M keys instead of 0.9."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,7 +383,7 @@ def _options(memtable_bytes: int) -> Options:
     options.set_memtable_whole_key_filtering(True)
     options.set_max_background_jobs(2)
     options.set_max_bytes_for_level_base(512 * 1024 * 1024)
-    options.set_target_file_size_base(64 * 1024 * 1024)
+    options.set_target_file_size_base(_FILE_BYTES)
     options.set_level_zero_file_num_compaction_trigger(8)
     options.set_level_zero_slowdown_writes_trigger(24)
     options.set_level_zero_stop_writes_trigger(36)
@@ -391,7 +395,8 @@ def _options(memtable_bytes: int) -> Options:
     options.set_compression_type(DBCompressionType.none())
     table = BlockBasedOptions()
     table.set_bloom_filter(10, False)
-    table.set_block_cache(Cache(_CACHE_BYTES))
+    table.set_block_size(_BLOCK_BYTES)
+    table.set_block_cache(Cache.new_hyper_clock_cache(_CACHE_BYTES, _BLOCK_BYTES))
     table.set_cache_index_and_filter_blocks(True)
     table.set_pin_l0_filter_and_index_blocks_in_cache(True)
     table.set_format_version(5)
