@@ -45,8 +45,8 @@ LONG_REQUEST_EVENTS_MIN: Final = 2_001
 LONG_REQUEST_BYTES_MIN: Final = 2 * 1024 * 1024
 """From either on a request is long."""
 OVERLAP_EVENTS_MIN: Final = 3_000
-"""So many waiting events of short requests are prepared beside the commit of others. Where a sync takes 20 ms, batches of
-1,000 from 8 connections reach 0.71 of their rate on a fast disk; with 1,000 here, and so smaller groups, 0.50."""
+"""So many waiting events of short requests are prepared beside the commit of others. Where a sync takes 20 ms, batches
+of 1,000 from 8 connections reach 0.71 of their rate on a fast disk; with 1,000 here, and so smaller groups, 0.50."""
 RETRY_AFTER_S: Final = 1
 
 _log = logging.getLogger("sekali")
