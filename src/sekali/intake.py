@@ -6,8 +6,8 @@ There is no timer, so a quiet server answers at once. A request never spans two 
 **Fairness.** Requests are short or long. Short ones share a group, first come, first served. A long one forms a group
 of its own; short ones that wait go first, then a long one has its turn, and so on, so neither lane starves. One worker
 is always left to the short lane (where there are two): a long batch holds single publishes back for no longer than its
-own commit, since only the commit is exclusive. A second group of short ones is begun beside another only when many
-events wait: what waits otherwise becomes one larger group, which costs less than two.
+own commit, since only the commit is exclusive. A second group of short ones is begun beside another only when a full
+one waits, or the other takes long: what waits otherwise becomes one larger group, which costs less than two.
 
 **Order.** Promised is: a request that is sent after another one was answered gets the later offsets. For requests in
 flight at the same time none is promised, neither by HTTP nor here: whichever group reaches the store's commit first is
@@ -47,6 +47,8 @@ LONG_REQUEST_BYTES_MIN: Final = 2 * 1024 * 1024
 OVERLAP_EVENTS_MIN: Final = 3_000
 """So many waiting events of short requests are prepared beside the commit of others. Where a sync takes 20 ms, batches
 of 1,000 from 8 connections reach 0.71 of their rate on a fast disk; with 1,000 here, and so smaller groups, 0.50."""
+OVERLAP_AFTER_S: Final = 0.05
+"""A group that takes longer (it reads what it repeats, or waits for a slow disk) does not hold up who comes then."""
 RETRY_AFTER_S: Final = 1
 
 _log = logging.getLogger("sekali")
@@ -104,6 +106,7 @@ class Intake:
         self._bytes_max = settings.intake_bytes_max
         self._group_events_max = settings.group_events_max
         self._group_bytes_max = settings.group_bytes_max
+        self._overlap_events_min = min(OVERLAP_EVENTS_MIN, settings.group_events_max)
         self._long_groups_max = max(1, settings.consumer_workers - 1)
 
         self._process = os.getpid()
@@ -116,8 +119,10 @@ class Intake:
         self._depth_requests = 0
         self._long_groups = 0
         self._short_groups = 0
-        self._short_events = 0
+        self._short_events = self._short_bytes = 0
         """Of the requests that wait in the short lane."""
+        self._short_since_s = 0.0
+        """When the last group of short requests was begun."""
         self._long_is_next = False
         self._idle_workers = 0
         self._closed: Draining | None = None
@@ -207,6 +212,7 @@ class Intake:
             else:
                 self._short.append(ticket)
                 self._short_events += ticket.events
+                self._short_bytes += ticket.body_bytes
             self._wake_a_worker()
             return events
 
@@ -218,7 +224,14 @@ class Intake:
 
     @property
     def _may_take_short(self) -> bool:
-        return bool(self._short) and (not self._short_groups or self._short_events >= OVERLAP_EVENTS_MIN)
+        if not self._short:
+            return False
+        return (
+            not self._short_groups
+            or self._short_events >= self._overlap_events_min
+            or self._short_bytes >= self._group_bytes_max
+            or time.monotonic() >= self._short_since_s + OVERLAP_AFTER_S
+        )
 
     @property
     def _may_take_long(self) -> bool:
@@ -267,7 +280,10 @@ class Intake:
             if events > self._group_events_max or body_bytes > self._group_bytes_max:
                 break
             tickets.append(self._short.popleft())
-        self._short_events -= sum(ticket.events for ticket in tickets)
+        for ticket in tickets:
+            self._short_events -= ticket.events
+            self._short_bytes -= ticket.body_bytes
+        self._short_since_s = time.monotonic()
         return _Group(tickets)
 
     def _append(self, tickets: Sequence[_Ticket]) -> None:
@@ -327,7 +343,7 @@ class Intake:
             waiting = [*self._short, *self._long]
             self._short.clear()
             self._long.clear()
-            self._short_events = 0
+            self._short_events = self._short_bytes = 0
             self._leave(waiting)
         for ticket in waiting:
             ticket.answer = _fresh(self._closed)

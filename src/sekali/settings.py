@@ -42,7 +42,8 @@ class Settings(BaseSettings):
         ge=1,
         le=64,
         validation_alias=AliasChoices("CONSUMER_WORKERS"),
-        description="Threads that prepare groups of events. Commits are made one at a time whatever the number.",
+        description="Threads that prepare groups of events: one for single publishes until thousands wait. Commits are "
+        "made one at a time whatever the number.",
     )
 
     body_bytes_max: int = Field(default=32 * MIB, ge=1024, description="Largest request body, bytes.")

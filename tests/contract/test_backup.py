@@ -109,6 +109,19 @@ def test_a_file_is_replaced_only_when_asked_for(store: Store, db_path: Path, tmp
     assert back_up(db_path, target, replace=True).events == 20
 
 
+def test_a_store_that_is_open_is_no_target_even_by_force(open_store: OpenStore, store: Store, db_path: Path) -> None:
+    """Its server would go on writing beside the copy, and what it wrote would be played into the copy."""
+    append(store, "e")
+    other = db_path.with_name("other.db")
+    served = open_store(other)
+    with pytest.raises(BackupRefused, match="has open"):
+        back_up(db_path, other, replace=True)
+    append(served, "mine", 5)
+    served.close()
+    assert back_up(db_path, other, replace=True).events == 20
+    assert len(rows(open_store(other).read(EVERYTHING))) == 20
+
+
 def make_leftover_wal(folder: Path) -> Path:
     (folder / "used.db-wal").write_bytes(b"frames")
     return folder / "used.db"

@@ -249,6 +249,9 @@ def test_a_group_is_not_acknowledged_once_the_file_was_replaced(
     append(store, 3, "more")
     (older / db_path.name).replace(db_path)
     refuses_for_good(store)
+    store.close()
+    db_path.with_name(db_path.name + "-wal").unlink()  # the write-ahead log of the file that is gone
+    assert offsets(open_store()) == [1, 2, 3]
 
 
 def test_a_group_is_not_acknowledged_once_the_write_ahead_log_was_unlinked(

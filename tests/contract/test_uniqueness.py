@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import zlib
+from typing import NoReturn
 
 import pytest
 
@@ -230,6 +231,25 @@ def test_two_payloads_with_the_same_crc_are_a_conflict(store: Store) -> None:
     assert zlib.crc32(one) == zlib.crc32(other)
     first, again = Sent("t", "x", one), Sent("t", "x", other)
     assert told(store, batch(first), batch(again)) == [[(STORED, 1)], [(CONFLICT, 1)]]
+
+
+def test_what_was_compared_while_preparing_is_not_compared_again_in_the_turn(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told(store, batch(*(Sent("t", f"{number}", A) for number in range(50))))
+    payloads = [B if number % 2 else b'{ "v":"a"}' for number in range(50)]
+    resent = [Sent("t", f"{number}", payload) for number, payload in enumerate(payloads)]
+    sent = batch(*resent, Sent("t", "late", A))
+    group = store.prepare([sent])
+    told(store, batch(Sent("t", "late", A)))
+
+    def fail(wanted: object) -> NoReturn:
+        pytest.fail("a commit reads stored payloads")
+
+    monkeypatch.setattr(store._reader, "payloads_at", fail)
+    (outcome,) = store.commit(group, STAMP_US)
+    statuses = [status for status, _ in receipts(outcome)]
+    assert statuses == [*(CONFLICT if payload == B else DUPLICATE for payload in payloads), DUPLICATE]
 
 
 def test_timestamp_source_and_extra_members_make_no_conflict(store: Store) -> None:

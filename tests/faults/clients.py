@@ -17,6 +17,9 @@ ANSWER_S_MAX = 20.0
 PAGE = 10_000
 BETWEEN_TRIES_S = 0.01
 SHARED_KEYS = 400
+"""Of a window that moves on with every request, so that there are always keys to race for."""
+LONG_BATCH_EVENTS = 2_100
+"""Of which a group is made that is prepared beside those of short requests."""
 
 
 class Client:
@@ -27,7 +30,7 @@ class Client:
         self._port = port
         self._history = History(history, name)
         self._random = random.Random(seed)
-        self._made = 0
+        self._made = self._requests = 0
         self._to_send_again: list[dict[str, Any]] | None = None
         self._sent_before: list[list[dict[str, Any]]] = []
         self._connection: http.client.HTTPConnection | None = None
@@ -44,9 +47,10 @@ class Client:
 
     def _next_batch(self) -> list[dict[str, Any]]:
         draw = self._random
+        self._requests += 1
         if self._sent_before and draw.random() < 0.1:
             return draw.choice(self._sent_before)
-        size = draw.choice([1, 1, 1, 5, 20, 50, 300])
+        size = LONG_BATCH_EVENTS if draw.random() < 0.05 else draw.choice([1, 1, 1, 5, 20, 50, 300])
         events = [self._event() for _ in range(size)]
         if size > 1 and draw.random() < 0.3:
             events[-1] = events[0]
@@ -58,7 +62,7 @@ class Client:
         draw = self._random
         self._made += 1
         if draw.random() < 0.3:
-            number = draw.randrange(SHARED_KEYS)
+            number = draw.randrange(SHARED_KEYS) + 8 * self._requests
             topic, event_id = f"shared-{number % 3}", f"e-{number}"
             payload = {"n": number} if draw.random() < 0.7 else {"by": self.name, "try": draw.randrange(3)}
         else:

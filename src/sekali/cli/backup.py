@@ -22,7 +22,8 @@ def backup(
     """Copy a store into one file, also while it is being served.
 
     Publishing goes on. DEST appears when the copy is complete and synced,
-    and not before. To restore, put it in the place of the store.
+    and not before. To restore, stop the server, remove what lies beside
+    the store (store.db-wal, store.db-shm), and put the copy in its place.
 
     Exit status: 1 when no copy was made; DEST is then what it was.
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import struct
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import Final
 
 from sekali.errors import TooManyTopics
@@ -96,8 +97,9 @@ class Appender:
         ordered: list[bytes],
         found: dict[bytes, int],
         captured: Generation,
+        verdicts: Mapping[int, bool] = MappingProxyType({}),
     ) -> PreparedGroup:
-        decision = decide(columns, found, self._stored_payloads)
+        decision = decide(columns, found, self._stored_payloads, verdicts)
         places = decision.new_places
         if places is None:
             new = Columns((), columns.event_ids, columns.timestamps, columns.sources, columns.payloads, columns.extras)
@@ -147,7 +149,8 @@ class Appender:
         late = self._seen.walk(group.captured, group.new_keys)
         if late:
             found = {**group.found, **late}
-            group = self._decided(group.batch_sizes, group.columns, group.ordered, found, group.captured)
+            compared = {each.place: each.is_conflict for each in group.decision.duplicates if each.new_place is None}
+            group = self._decided(group.batch_sizes, group.columns, group.ordered, found, group.captured, compared)
         before = self.totals
         new_names = self._new_names(group)
         ids = self._topic_ids(group.topic_names, new_names)

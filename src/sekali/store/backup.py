@@ -25,7 +25,7 @@ from typing import Final
 import apsw
 
 from sekali.errors import BackupRefused, SekaliError, StoreCorrupt, StoreUnusable
-from sekali.store.guard import fsync_directory
+from sekali.store.guard import fsync_directory, kept_from_servers
 from sekali.store.log import check_is_store, read_only, totals_of
 
 _PROGRESS_STEPS: Final = 100
@@ -46,14 +46,17 @@ class Backup:
 def back_up(source: Path, target: Path, *, replace: bool = False, on_progress: OnProgress | None = None) -> Backup:
     """Copy the store at `source` to `target`; `replace`: also where a file of that name is. See the module."""
     _refuse_target(source, target, replace=replace)
+    with kept_from_servers(target):
+        pass  # said before the work; what counts is that it holds when the file is replaced
     connection = _open(source)
     try:
         partial = _partial_file(target)
         try:
             _copy(connection, source, partial, on_progress)
             backup = _made_durable(partial, source)
-            _refuse_target(source, target, replace=replace)
-            partial.replace(target)
+            with kept_from_servers(target):
+                _refuse_target(source, target, replace=replace)
+                partial.replace(target)
             fsync_directory(target.parent)
         except OSError as error:
             raise BackupRefused(f"{target} cannot be written: {error.strerror or error}") from error

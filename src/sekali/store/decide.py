@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import chain
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Final
 
 from xxhash import xxh3_64_intdigest
@@ -127,8 +128,16 @@ StoredPayloads = Callable[[Sequence[tuple[str, int]]], Iterable[tuple[int, bytes
 """(offset, payload) once for each of these (topic, offset) pairs. Not all are held at a time: they may be large."""
 
 
-def decide(group: GroupColumns, found: Mapping[bytes, int], stored_payloads: StoredPayloads) -> Decision:
-    """`found`: the values of those digests that are stored. Reads stored payloads only where fingerprints differ."""
+def decide(
+    group: GroupColumns,
+    found: Mapping[bytes, int],
+    stored_payloads: StoredPayloads,
+    verdicts: Mapping[int, bool] = MappingProxyType({}),
+) -> Decision:
+    """`found`: the values of those digests that are stored. Reads stored payloads only where fingerprints differ.
+
+    `verdicts`: for places whose payload was compared before with the stored one, whether it differs.
+    """
     if not found and len(set(group.digests)) == len(group):
         return Decision(new_places=None)
     decision = Decision(new_places=[])
@@ -139,8 +148,8 @@ def decide(group: GroupColumns, found: Mapping[bytes, int], stored_payloads: Sto
         value = found.get(digest)
         if value is not None:
             offset, fingerprint = unpack_value(value)
-            duplicate = Duplicate(place, offset, None)
-            if fingerprint not in (_ERASED, group.fingerprints[place]) and offset:
+            duplicate = Duplicate(place, offset, None, verdicts.get(place, False))
+            if place not in verdicts and fingerprint not in (_ERASED, group.fingerprints[place]) and offset:
                 to_compare.append(duplicate)
             decision.duplicates.append(duplicate)
             continue

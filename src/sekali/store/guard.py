@@ -5,13 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from filelock import FileLock, Timeout
 
-from sekali.errors import StoreLocked, StoreUnusable
+from sekali.errors import BackupRefused, StoreLocked, StoreUnusable
 
 _LOOK_S: Final = 0.2
 """How often somebody who waits looks at who it is that holds the lock."""
@@ -80,6 +81,24 @@ def _supervisor_pid() -> int:
     """Of the process that started this one as a worker of its own (`--workers`, `--reload`); 0 when none did."""
     parent = multiprocessing.parent_process()
     return 0 if parent is None or parent.pid is None else parent.pid
+
+
+@contextmanager
+def kept_from_servers(path: Path) -> Iterator[None]:
+    """Nobody opens the store at `path` meanwhile, if there ever was one. Raises BackupRefused when a server has it."""
+    lock = path.with_name(path.name + ".lock")
+    if not lock.exists():
+        yield
+        return
+    held = FileLock(lock, thread_local=False)
+    try:
+        held.acquire(timeout=0)
+    except Timeout as error:
+        raise BackupRefused(f"{path} is a store that a server has open; name another file") from error
+    try:
+        yield
+    finally:
+        held.release()
 
 
 class FileIdentity:

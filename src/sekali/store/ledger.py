@@ -1,7 +1,8 @@
 """The duplicate ledger: for every event that was refused as known already, what it repeated and who sent it.
 
-A row of `ledger` is one commit's: a zstd frame of a MessagePack array [offsets, topics, sources, conflicts, payloads].
-`payloads` has the refused payload of a conflict, as far as the bounds allow, and nil otherwise.
+A row of `ledger` is one commit's: a zstd frame of a MessagePack array [offsets, names of topics, topics, names of
+sources, sources, conflicts, payloads]. Topics and sources are places among their names. `payloads` has the refused
+payload of a conflict, as far as the bounds allow, and nil otherwise.
 
 A read looks through a bounded number of rows: their heads and bodies are fetched in one short transaction, and decoded
 one at a time after it.
@@ -16,6 +17,7 @@ from typing import Final
 import apsw
 import msgspec
 
+from sekali.errors import StoreCorrupt
 from sekali.event import LedgerEntry, LedgerPage, LedgerPlace, LedgerQuery
 from sekali.store.codec import compress, decompress
 from sekali.store.decide import Duplicate, GroupColumns
@@ -42,7 +44,7 @@ _HEADS: Final = """
 _HEADS_UP: Final = _HEADS.format(direction="ASC")
 _HEADS_DOWN: Final = _HEADS.format(direction="DESC")
 
-_Body = tuple[list[int], list[str], list[str], list[bool], list[bytes | None]]
+_Body = tuple[list[int], list[str], list[int], list[str], list[int], list[bool], list[bytes | None]]
 _body_decoder: Final = msgspec.msgpack.Decoder(_Body)
 
 
@@ -85,14 +87,20 @@ def ledger_row(
         payloads.append(refused)
     body: _Body = (
         [each.offset if each.new_place is None else first_offset + each.new_place for each in duplicates],
-        [group.topics[each.place] for each in duplicates],
-        [group.sources[each.place] for each in duplicates],
+        *_coded([group.topics[each.place] for each in duplicates]),
+        *_coded([group.sources[each.place] for each in duplicates]),
         [each.is_conflict for each in duplicates],
         payloads,
     )
     columns = (commit_no, stamp_us, len(duplicates))
     packed = compress(msgspec.msgpack.encode(body))
     return _INSERT, [(*columns, row_checksum(*columns, packed), packed)]
+
+
+def _coded(texts: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Each text once, and for each the place of its own."""
+    place_of = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    return list(place_of), [place_of[text] for text in texts]
 
 
 def ledger_window(connection: apsw.Connection, query: LedgerQuery, last_commit: int) -> LedgerWindow:
@@ -140,10 +148,14 @@ def ledger_page(window: LedgerWindow, query: LedgerQuery) -> LedgerPage:
 
 def _matching(row: _Row, query: LedgerQuery) -> Iterator[LedgerEntry]:
     row.check()
-    offsets, topics, sources, conflicts, payloads = _body_decoder.decode(decompress(row.body))
+    try:
+        body = _body_decoder.decode(decompress(row.body))
+    except msgspec.MsgspecError as error:
+        raise StoreCorrupt(f"The ledger of commit {row.commit_no} cannot be decoded ({error}).") from error
+    offsets, topic_names, topics, source_names, sources, conflicts, payloads = body
     wanted = frozenset(query.topics)
     for place in _places(row, query):
-        topic, source, is_conflict = topics[place], sources[place], conflicts[place]
+        topic, source, is_conflict = topic_names[topics[place]], source_names[sources[place]], conflicts[place]
         if (
             (not wanted or topic in wanted)
             and (query.source is None or source == query.source)

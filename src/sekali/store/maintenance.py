@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
-from sekali.errors import DiskFull, Draining, SekaliError, unexpected
+from sekali.errors import DiskFull, Draining, OutcomeUnknown, SekaliError, unexpected
 from sekali.store.append import Appender
 from sekali.store.compaction import RunDraft, RunSizes, build_run, deletions, due, go_live, leftovers
 from sekali.store.layout import Layout
@@ -37,7 +38,7 @@ class Maintenance:
         seen: SeenIndex,
         sizes: RunSizes,
         on_failure: Callable[[SekaliError], None],
-        refuse_when_stopped: Callable[[], None],
+        refuse_to_write: Callable[[], None],
     ) -> None:
         self._log = log
         self._appender = appender
@@ -46,7 +47,7 @@ class Maintenance:
         self._seen = seen
         self._sizes = sizes
         self._on_failure = on_failure
-        self._refuse_when_stopped = refuse_when_stopped
+        self._refuse_to_write = refuse_to_write
         self._wake = threading.Event()
         self._is_closing = False
         self._one_at_a_time = threading.Lock()
@@ -71,22 +72,24 @@ class Maintenance:
 
     def _run(self) -> None:
         is_tidy = True
-        waits_for_index = False
+        must_retry = False
+        commits_before = 0
         while True:
-            is_needed = self._wake.wait(_RETRY_S if waits_for_index else None if is_tidy else _IDLE_S)
+            is_needed = self._wake.wait(_RETRY_S if must_retry else None if is_tidy else _IDLE_S)
             self._wake.clear()
             if self._is_closing:
                 return
             try:
-                if is_needed or waits_for_index:
-                    self._catch_up()
-                    waits_for_index = bool(due(self._layout.now.commits, self._sizes))
+                if is_needed or must_retry:
+                    self._compact_all()
+                    must_retry = bool(due(self._layout.now.commits, self._sizes))  # the index is behind
                     is_tidy = False
-                else:
+                elif commits_before == self._appender.totals.commit_no:
                     self.tidy()
                     is_tidy = True
+                commits_before = self._appender.totals.commit_no
             except DiskFull:
-                waits_for_index = True  # publishing is refused meanwhile; try again when there is room
+                must_retry = True  # publishing is refused meanwhile; try again when there is room
             except Draining:
                 return  # the store has stopped: nothing may be written any more
             except SekaliError as error:
@@ -96,7 +99,18 @@ class Maintenance:
                 self._on_failure(unexpected("compaction", error))
                 return
 
-    def _catch_up(self) -> None:
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The store's turn, refused once it has stopped. A failure stops it before the next commit has its turn."""
+        with self._appender.turn:
+            try:
+                self._refuse_to_write()
+                yield
+            except OutcomeUnknown as error:
+                self._on_failure(error)
+                raise
+
+    def _compact_all(self) -> None:
         while self.compact() and not self._is_closing:
             self.checkpoint_when_large()
         self.checkpoint_when_large()
@@ -105,11 +119,10 @@ class Maintenance:
         """After a burst: gives space that nothing needs any more back to the disk, in bounded steps."""
         pages_left = _PAGES_PER_STEP
         while pages_left and not self._wake.is_set():
-            with self._appender.turn:
-                self._refuse_when_stopped()
+            with self._turn():
                 pages_left = self._log.give_back_pages(_PAGES_PER_STEP)
-        with self._appender.turn:
-            self._refuse_when_stopped()
+        self._checkpoint_beside()
+        with self._turn():
             self._log.truncate_wal()
 
     def compact(self) -> bool:
@@ -124,8 +137,7 @@ class Maintenance:
                 self._write(step)
             self._fold(draft)
             marks = self._seen.marks_perhaps_on_disk()
-            with self._appender.turn:
-                self._refuse_when_stopped()
+            with self._turn():
                 live = go_live(draft, [commit for commit in commits if commit.commit_no in marks])
                 self._log.write(live, durable=False)
                 self._layout.take_over(draft.run)
@@ -141,15 +153,13 @@ class Maintenance:
             self._write(step)
 
     def _write(self, step: list[Statement]) -> None:
-        with self._appender.turn:
-            self._refuse_when_stopped()
+        with self._turn():
             self._log.write(step, durable=False)
 
     def _fold(self, draft: RunDraft) -> None:
         """Writes the figures of the run's topics as they are now: later commits are told by `folded_commit`."""
         for start in range(0, len(draft.topic_ids), _TOPICS_PER_STEP):
-            with self._appender.turn:
-                self._refuse_when_stopped()
+            with self._turn():
                 commit_no = self._appender.totals.commit_no
                 fold = self._topics.fold(draft.topic_ids[start : start + _TOPICS_PER_STEP], commit_no)
                 self._log.write([fold], durable=False)
@@ -158,8 +168,15 @@ class Maintenance:
         """Copies most of the WAL beside the commits, then the rest in the store's turn, so that it starts over."""
         if not self._log.checkpoint_is_due:
             return
-        self._refuse_when_stopped()
-        self._log.checkpoint(in_turn=False)
-        with self._appender.turn:
-            self._refuse_when_stopped()
+        self._checkpoint_beside()
+        with self._turn():
             self._log.checkpoint(in_turn=True)
+
+    def _checkpoint_beside(self) -> None:
+        """A commit under way looks again, before it answers, whether this has failed."""
+        self._refuse_to_write()
+        try:
+            self._log.checkpoint(in_turn=False)
+        except OutcomeUnknown as error:
+            self._on_failure(error)
+            raise

@@ -46,7 +46,7 @@ CREATE TABLE commits (
     stamp_us      INTEGER NOT NULL,   -- store time of its events: their received_at
     chain         BLOB    NOT NULL,
     checksum      INTEGER NOT NULL,
-    topics        BLOB    NOT NULL,   -- per topic of the commit: id, events, duplicates, conflicts (block.py)
+    topics        BLOB    NOT NULL,   -- six integers per topic of the commit (tail.py)
     block         BLOB                -- the events; NULL when all were duplicates
 ) STRICT;
 

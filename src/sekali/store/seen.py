@@ -124,7 +124,7 @@ class SeenIndex:
         """The last write found no room; whoever made it tries again, and nothing is to be added meanwhile."""
         self._is_closing = False
         self._writer: threading.Thread | None = None
-        self._marks: deque[tuple[int, int]] = deque()  # (commit_no, keys written when it was), perhaps not flushed
+        self._marks: dict[int, int] = {}  # commit_no -> keys written when it was last named; perhaps not flushed
         self._keys_written = 0
         self._keys_flushed_after = max(1, 5 * memtable_bytes // _MEMTABLE_BYTES_PER_KEY)
 
@@ -199,7 +199,7 @@ class SeenIndex:
     def marks_perhaps_on_disk(self) -> set[int]:
         """Commits that the index may name after a crash: their chain digests must stay in the log."""
         with self._changed:
-            return {commit_no for commit_no, _ in self._marks}
+            return set(self._marks)
 
     def _write_generations(self) -> None:
         try:
@@ -272,10 +272,16 @@ class SeenIndex:
 
     def _remember(self, mark: Mark) -> None:
         with self._changed:
-            if mark.commit_no and (not self._marks or self._marks[-1][0] < mark.commit_no):
-                self._marks.append((mark.commit_no, self._keys_written))
-            while self._marks and self._marks[0][0] < self._done.commit_no and self._is_flushed(self._marks[0][1]):
-                self._marks.popleft()
+            if mark.commit_no:
+                self._marks[mark.commit_no] = self._keys_written
+            self._forget_marks(self._is_flushed)
+
+    def _forget_marks(self, is_flushed: Callable[[int], bool]) -> None:
+        """Drops the oldest that the index can't name any more, given whether what was written by then is flushed."""
+        for commit_no, keys_written in list(self._marks.items()):
+            if commit_no >= self._done.commit_no or not is_flushed(keys_written):
+                break
+            del self._marks[commit_no]
 
     def _is_flushed(self, keys_written: int) -> bool:
         """Whether so much was written since that what was written by then has left the memtables."""
@@ -301,8 +307,7 @@ class SeenIndex:
         except Exception as error:  # rocksdict has no error class of its own
             raise _translated(error) from error
         with self._changed:
-            while self._marks and self._marks[0][0] < self._done.commit_no:
-                self._marks.popleft()
+            self._forget_marks(lambda _: True)
 
     # Opening and closing
 

@@ -170,7 +170,7 @@ class Store:
             self._seen,
             sizes,
             self._fail,
-            self._refuse_when_stopped,
+            self._refuse_to_write,
         )
         adopt(self._log, self._seen)
         self._catch_up: CatchUp | None = CatchUp(self._log, totals, runs, self._reader, self._seen)
@@ -232,6 +232,7 @@ class Store:
             if refusal is not None:
                 raise refusal
             try:
+                self._check_file()  # before too: frames written beside another file would be played into it
                 outcomes = self._appender.commit(group, stamp_us, self._check_file)
             except OutcomeUnknown as error:
                 self._fail(error)
@@ -255,6 +256,11 @@ class Store:
         if self.failed is not None:
             raise Draining("The store has stopped after an error; the server is shutting down.", retry_after_s=5)
 
+    def _refuse_to_write(self) -> None:
+        """For what is written beside commits. Raises Draining, OutcomeUnknown."""
+        self._refuse_when_stopped()
+        self._check_file()
+
     def publish_refusal(self) -> SekaliError | None:
         """What a group that came now would be refused with; None when it would be taken."""
         return self._why_unable() or self._free_space.refusal()
@@ -277,6 +283,9 @@ class Store:
         return None
 
     def _check_file(self) -> None:
+        """Before a group is answered. Raises OutcomeUnknown."""
+        if self.failed is not None:
+            raise OutcomeUnknown(f"The store has failed beside the commit. {self.failed.detail}", retry_after_s=5)
         if not self._files.still_holds():
             raise OutcomeUnknown(
                 f"{self._path} or its -wal file was moved, replaced or deleted while the server ran; "
