@@ -12,9 +12,9 @@ A block is `format byte | body`. The body is a MessagePack array of byte strings
     offsets       uint64 per event; empty when they run on from the row's first_offset without a gap
     received at   uint64 per event, microseconds; empty when it is the commit's stamp for all
 
-Format 1 is the plain body, format 2 the same as one zstd frame: a commit's block, made in a hurry, and the runs of earlier
-versions. Format 3 is a run's: each column that is not empty is a cell of codec.py. Integers are little-endian. The first
-byte tells every later version how to read a block written by this one.
+Format 1 is the plain body, format 2 the same as one zstd frame: a commit's block, made in a hurry, and runs of earlier
+versions. Format 3 is a run's: each column that is not empty is a cell of codec.py. Integers are little-endian. The
+first byte tells every later version how to read a block written by this one.
 """
 
 from __future__ import annotations
