@@ -11,6 +11,7 @@ from pydantic import AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
+DAY_S = 24 * 3600
 
 PREFIX: Final = "SEKALI_"
 OF_OTHER_PROGRAMS: Final = ("SEKALI_URL", "SEKALI_OFFLINE", "SEKALI_TEST_")
@@ -57,7 +58,7 @@ class Settings(BaseSettings):
         default=256 * MIB, ge=1024, description="Bytes of all bodies in flight, as they arrive."
     )
     body_deadline_s: float = Field(
-        default=30.0, gt=0, description="Time for a body to arrive, seconds, plus its size / rate."
+        default=30.0, gt=0, le=DAY_S, description="Time for a body to arrive, seconds, plus its size / rate."
     )
     body_rate_bytes_s_min: int = Field(
         default=16 * 1024, ge=1, description="Slowest rate a long body may arrive at, bytes/s."
@@ -77,8 +78,12 @@ class Settings(BaseSettings):
     disk_free_bytes_resume: int = Field(
         default=128 * MIB, ge=0, description="Publishing resumes above this free space."
     )
-    predecessor_wait_s: float = Field(default=10.0, ge=0, description="How long to wait for another process to let go.")
-    drain_s: float = Field(default=8.0, gt=0, description="After SIGTERM, what is open for longer is cut, seconds.")
+    predecessor_wait_s: float = Field(
+        default=10.0, ge=0, le=DAY_S, description="How long to wait for another process to let go."
+    )
+    drain_s: float = Field(
+        default=8.0, gt=0, le=DAY_S, description="After SIGTERM, what is open for longer is cut, seconds."
+    )
 
     @property
     def db_file(self) -> Path:

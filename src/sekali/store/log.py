@@ -109,8 +109,15 @@ class Log:
         self._is_left_to_parent = False
         self._wal_pages = 0
         self._checkpoint_at_pages = _CHECKPOINT_PAGES
+        if not path.exists() and self.wal_path.exists() and self.wal_path.stat().st_size:
+            raise StoreUnusable(
+                f"{path} is missing, but {self.wal_path.name} beside it holds events of it. Put the file back, or move "
+                "what is left of it away."
+            )
         try:
             self._writer = apsw.Connection(str(path))
+            if self._writer.readonly("main"):
+                raise StoreUnusable(f"{path} cannot be written to. Check its owner and permissions.")
             self._prepare_file()
             self._background = _tuned(
                 apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE), synchronous="normal"
