@@ -38,6 +38,7 @@ def test_a_peer_is_measured_and_checked_and_its_store_removed(tmp_path: Path, pe
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_a_scale_run_fills_reads_exports_and_opens_again(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     effort = ScaleEffort(ReadBudget(5, 1.0), quiet_s_max=20.0, piece_events=2000, further_events=2000)

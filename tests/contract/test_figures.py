@@ -46,7 +46,7 @@ def test_counters_add_up_at_every_moment_while_threads_append(store: Store, rng:
 
     def append(seed: float) -> None:
         own = random.Random(seed)
-        for _ in range(40):
+        for _ in range(25):
             store.append([batch_of(random_events(own, 20, ids=100))], STAMP_US)
 
     watcher = threading.Thread(target=watch)

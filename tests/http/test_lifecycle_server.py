@@ -304,7 +304,8 @@ def test_a_store_that_cannot_be_closed_ends_the_server_with_an_error(make_server
     server = make_server()
     _, folder, env = server._popen_arguments()
     command = [sys.executable, "-c", textwrap.dedent(SERVE_A_STORE_THAT_CANNOT_BE_CLOSED), str(server.port)]
-    server._popen_arguments = lambda: (command, folder, env)  # type: ignore[method-assign]
+    importing = {**env, "PYTHONPATH": str(ROOT / "src")}  # the package need not be installed
+    server._popen_arguments = lambda: (command, folder, importing)  # type: ignore[method-assign]
     server.start()
     assert terminate(server) == 70
     assert "The store could not be closed: unexpected RuntimeError" in server.log
