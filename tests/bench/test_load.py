@@ -11,6 +11,8 @@ from bench.load import run_load
 from bench.load_report import LoadReport, percentiles_ms
 from tests.bench.planted import serving
 
+pytestmark = pytest.mark.slow  # each starts servers and loads them; CI runs these beside the suite's smoke
+
 
 def load(url: str, plan: EventPlan, **more: Any) -> LoadReport:
     return run_load(url, plan, connections=3, seconds=20.0, settle_s=0.2, **more)

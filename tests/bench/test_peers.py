@@ -17,6 +17,8 @@ from bench.peers.over_http import SlowDisk
 from bench.publish import BATCHES, SINGLES, PublishCase, measure_publish
 from bench.targets import verdicts
 
+pytestmark = pytest.mark.slow  # each starts servers and loads them; CI runs these beside the suite's smoke
+
 OUTSIDE = [name for name in peers() if name.startswith(("postgres", "redis", "jetstream"))]
 
 

@@ -24,6 +24,8 @@ from bench.processes import BenchError, disk_bytes
 from bench.publish import BATCHES, CONTESTS, SINGLES, PublishCase, measure_publish
 from bench.scale import ReadBudget, ScaleEffort, measure_scale
 
+pytestmark = pytest.mark.slow  # each starts servers and loads them; CI runs these beside the suite's smoke
+
 
 @pytest.mark.parametrize("case", [BATCHES, SINGLES], ids=["batches", "singles"])
 @pytest.mark.parametrize("peer", [Hello(), Simple(), Sekali()], ids=lambda peer: str(peer.name))
