@@ -58,7 +58,7 @@ def test_counters_add_up_at_every_moment_while_threads_append(store: Store, rng:
     stop.set()
     watcher.join()
     assert not faults, faults[:3]
-    assert store.totals().received == 4 * 40 * 20
+    assert store.totals().received == 4 * 25 * 20
     assert store.totals().unique == len(rows(store.read(ReadQuery())))
 
 
