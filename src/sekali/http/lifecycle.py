@@ -311,8 +311,8 @@ def _done(result: _T) -> Future[_T]:
 
 def _spare_the_collector() -> None:
     """Where the process is a server's: what start-up has made stays for good, so Python's collector of reference cycles
-    need not go through it again and again, nor look for cycles after every 700 objects. A seventh of the CPU time of a
-    single publish."""
+    need not go through it again and again, nor look for cycles after every 700 objects. (With no collection at all a
+    single publish took a seventh less CPU time.)"""
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER_OBJECTS, *gc.get_threshold()[1:])
