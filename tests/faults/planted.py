@@ -17,7 +17,7 @@ import pytest
 from sekali.store import append as append_module
 from sekali.store import catchup
 from sekali.store.log import Log, Statement
-from sekali.store.seen import Generation, SeenIndex
+from sekali.store.seen import Frontier, SeenIndex
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -25,7 +25,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 def ask_before_capture(patch: pytest.MonkeyPatch) -> None:
     """RocksDB is asked before the pending keys are captured: those written and dropped in between are missed."""
 
-    def find(self: SeenIndex, digests: Collection[bytes]) -> tuple[dict[bytes, int], Generation]:
+    def find(self: SeenIndex, digests: Collection[bytes]) -> tuple[dict[bytes, int], Frontier]:
         found = self.ask(digests)
         captured = self.capture()
         found.update(self.walk(captured, digests))
@@ -61,8 +61,8 @@ def commit_trusts_prepare(patch: pytest.MonkeyPatch) -> None:
         finally:
             inside.commit = False
 
-    def walk_unless_in_commit(self: SeenIndex, captured: Generation, digests: Collection[bytes]) -> dict[bytes, int]:
-        return {} if getattr(inside, "commit", False) else walk(self, captured, digests)
+    def walk_unless_in_commit(self: SeenIndex, frontier: Frontier, digests: Collection[bytes]) -> dict[bytes, int]:
+        return {} if getattr(inside, "commit", False) else walk(self, frontier, digests)
 
     patch.setattr(append_module.Appender, "commit", commit_blindly)
     patch.setattr(SeenIndex, "walk", walk_unless_in_commit)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sekali.errors import StoreCorrupt
 from sekali.store import codec
-from sekali.store.block import Columns, decode_block, encode_commit_block, encode_run_block
+from sekali.store.block import Columns, decode_block, encode_commit_block, encode_run_blocks
 
 names = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=12)
 payloads = st.binary(min_size=2, max_size=20).filter(lambda payload: b"\0" not in payload)
@@ -38,6 +38,10 @@ def columns(draw: st.DrawFn) -> Columns:
     )
 
 
+def stored(cell: codec.Cell) -> bytes:
+    return codec.packed([cell])[0]
+
+
 def listed(events: Columns) -> tuple[list[object], ...]:
     parts = (events.topics, events.event_ids, events.timestamps, events.sources, events.payloads)
     return (*map(list, parts), list(events.extras or []), list(events.offsets or []), list(events.received_at_us or []))
@@ -45,37 +49,43 @@ def listed(events: Columns) -> tuple[list[object], ...]:
 
 @given(columns())
 def test_a_block_gives_back_what_it_was_made_of(events: Columns) -> None:
-    assert listed(decode_block(encode_run_block(events), len(events))) == listed(events)
+    assert listed(decode_block(encode_run_blocks([events])[0], len(events))) == listed(events)
     events.offsets = events.received_at_us = None
     assert listed(decode_block(encode_commit_block(events), len(events))) == listed(events)
+
+
+@given(st.lists(columns(), min_size=1, max_size=4))
+def test_blocks_that_are_packed_together_come_back_one_by_one(run: list[Columns]) -> None:
+    for events, block in zip(run, encode_run_blocks(run), strict=True):
+        assert listed(decode_block(block, len(events))) == listed(events)
 
 
 @given(st.lists(names, min_size=1, max_size=40))
 def test_rows_come_back_whatever_their_width(rows: list[str]) -> None:
     text = "\n".join(rows).encode()
-    assert codec.decode_bytes(codec.encode_rows(text, len(rows)), len(rows)) == text
+    assert codec.decode_bytes(stored(codec.cell_of_rows(text, len(rows))), len(rows)) == text
 
 
 @given(st.lists(st.integers(0, (1 << 63) - 1), min_size=1, max_size=50))
 def test_integers_come_back_in_any_order(values: list[int]) -> None:
-    assert codec.decode_integers(codec.encode_rising(values)).tolist() == values
+    assert codec.decode_integers(stored(codec.cell_of_rising(values))).tolist() == values
 
 
 def test_a_uuid_costs_the_sixteen_bytes_it_holds_and_a_timestamp_two(rng: random.Random) -> None:
     ids = [str(uuid.UUID(int=rng.getrandbits(128), version=4)) for _ in range(1000)]
-    assert len(codec.encode_rows("\n".join(ids).encode(), 1000)) < 16_100
+    assert len(stored(codec.cell_of_rows("\n".join(ids).encode(), 1000))) < 16_100
     clock_us = 0
     times = []
     for _ in range(1000):
         clock_us += 1000 + rng.getrandbits(8)
         times.append(f"2026-11-25T10:00:{clock_us // 1_000_000:02d}.{clock_us % 1_000_000:06d}Z")
-    assert len(codec.encode_rows("\n".join(times).encode(), 1000)) < 2_500
+    assert len(stored(codec.cell_of_rows("\n".join(times).encode(), 1000))) < 2_500
 
 
 @pytest.mark.parametrize("place", [0, 1, 9, 40, -5, -1])
 def test_a_flipped_bit_in_a_cell_is_found(place: int) -> None:
     text = "\n".join(f"id-{number:06d}" for number in range(0, 90_000, 77)).encode()
-    cell = bytearray(codec.encode_rows(text, 1169))
+    cell = bytearray(stored(codec.cell_of_rows(text, 1169)))
     cell[place] ^= 0x10
     with pytest.raises(StoreCorrupt):
         codec.decode_bytes(bytes(cell), 1169)

@@ -107,26 +107,32 @@ def encode_commit_block(columns: Columns) -> bytes:
     return bytes((_ZSTD,)) + codec.compress(body)
 
 
-def encode_run_block(columns: Columns) -> bytes:
-    """The block of some of a run's events, at least one, with their offsets and store times: small."""
+def encode_run_blocks(blocks: Sequence[Columns]) -> list[bytes]:
+    """The blocks of a run, each of at least one event, with their offsets and store times: small."""
+    blocks_cells = [_cells(block) for block in blocks]
+    packed = iter(codec.packed([cell for cells in blocks_cells for cell in cells if cell is not None]))
+    return [
+        bytes((_CELLS,)) + _pack([b"" if cell is None else next(packed) for cell in cells]) for cells in blocks_cells
+    ]
+
+
+def _cells(columns: Columns) -> tuple[codec.Cell | None, ...]:
+    """None for a column that is left empty."""
     assert columns.offsets is not None, "events of a run name their offsets"
     assert columns.received_at_us is not None, "and their store times"
     sources, source_index = _distinct_sources(columns)
     rows = len(columns)
-    body = _pack(
-        (
-            codec.encode_u32(columns.topics) if any(columns.topics) else b"",
-            codec.encode_rows("\n".join(columns.event_ids).encode(), rows),
-            codec.encode_rows("\n".join(columns.timestamps).encode(), rows),
-            codec.encode_rows("\n".join(sources).encode(), len(sources)),
-            codec.encode_u32(source_index) if source_index else b"",
-            codec.encode_bytes(b"\0".join(columns.payloads), codec.THOROUGH),
-            b"" if columns.extras is None else codec.encode_bytes(b"\0".join(columns.extras), codec.THOROUGH),
-            codec.encode_rising(columns.offsets),
-            codec.encode_rising(columns.received_at_us),
-        )
+    return (
+        codec.cell_of_u32(columns.topics) if any(columns.topics) else None,
+        codec.cell_of_rows("\n".join(columns.event_ids).encode(), rows),
+        codec.cell_of_rows("\n".join(columns.timestamps).encode(), rows),
+        codec.cell_of_rows("\n".join(sources).encode(), len(sources)),
+        codec.cell_of_u32(source_index) if source_index else None,
+        codec.cell_of_bytes(b"\0".join(columns.payloads), codec.THOROUGH),
+        None if columns.extras is None else codec.cell_of_bytes(b"\0".join(columns.extras), codec.THOROUGH),
+        codec.cell_of_rising(columns.offsets),
+        codec.cell_of_rising(columns.received_at_us),
     )
-    return bytes((_CELLS,)) + body
 
 
 def _distinct_sources(columns: Columns) -> tuple[list[str], list[int]]:

@@ -19,7 +19,7 @@ from array import array
 from collections.abc import Sequence
 from itertools import accumulate, chain
 from operator import sub
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 import msgspec
 import zstandard
@@ -39,14 +39,43 @@ _unpack_pair: Final = msgspec.msgpack.Decoder(tuple[bytes, bytes]).decode
 _codecs = threading.local()
 
 
+class Cell(NamedTuple):
+    """A column before it is compressed."""
+
+    kind: int
+    data: bytes
+    level: int = FAST
+
+
+def packed(cells: Sequence[Cell]) -> list[bytes]:
+    """The cells as they are stored.
+
+    Those of a level are compressed in one call, which lets go of the GIL once: where other threads are busy, whoever
+    lets go of it waits some milliseconds to get it back.
+    """
+    stored = [b"".join((bytes((cell.kind,)), cell.data)) if cell.kind == _RAW else b"" for cell in cells]
+    for level in {cell.level for cell in cells}:
+        places = [i for i, cell in enumerate(cells) if cell.level == level and cell.kind != _RAW]
+        if places:
+            frames = _compressor(level).multi_compress_to_buffer([cells[i].data for i in places])
+            for i, place in enumerate(places):
+                stored[place] = bytes((cells[place].kind,)) + frames[i].tobytes()
+    return stored
+
+
 def compress(data: bytes, level: int = FAST) -> bytes:
     """One zstd frame with content checksum and size."""
+    return _compressor(level).compress(data)
+
+
+def _compressor(level: int) -> zstandard.ZstdCompressor:
+    """This thread's: a compressor must not be shared."""
     name = f"compressor_{level}"
-    compressor = getattr(_codecs, name, None)  # one per thread: a compressor must not be shared
+    compressor = getattr(_codecs, name, None)
     if compressor is None:
         compressor = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
         setattr(_codecs, name, compressor)
-    return cast("zstandard.ZstdCompressor", compressor).compress(data)
+    return cast("zstandard.ZstdCompressor", compressor)
 
 
 def decompress(frame: bytes | memoryview) -> bytes:
@@ -60,32 +89,27 @@ def decompress(frame: bytes | memoryview) -> bytes:
         raise StoreCorrupt(f"A frame cannot be decompressed ({error}). Restore the file from a backup.") from error
 
 
-def encode_bytes(data: bytes, level: int = FAST) -> bytes:
-    if len(data) < _COMPRESS_FROM_BYTES:
-        return bytes((_RAW,)) + data
-    return bytes((_ZSTD,)) + compress(data, level)
+def cell_of_bytes(data: bytes, level: int = FAST) -> Cell:
+    return Cell(_RAW if len(data) < _COMPRESS_FROM_BYTES else _ZSTD, data, level)
 
 
-def encode_rows(text: bytes, rows: int) -> bytes:
+def cell_of_rows(text: bytes, rows: int) -> Cell:
     """Rows joined by newlines, none of which holds a control character."""
     split = _by_column(text, rows)
-    if split is None:
-        return encode_bytes(text)
-    return bytes((_FIXED_WIDTH,)) + compress(_pack(split))
+    return cell_of_bytes(text) if split is None else Cell(_FIXED_WIDTH, _pack(split))
 
 
-def encode_u32(values: Sequence[int]) -> bytes:
-    return bytes((_U32,)) + compress(_planes(array("I", values)))
+def cell_of_u32(values: Sequence[int]) -> Cell:
+    return Cell(_U32, _planes(array("I", values)))
 
 
-def encode_rising(values: Sequence[int]) -> bytes:
+def cell_of_rising(values: Sequence[int]) -> Cell:
     """64-bit integers, most of them a little greater than the one before."""
-    deltas = array("q", map(sub, values, chain((0,), values)))
-    return bytes((_U64,)) + compress(_planes(deltas))
+    return Cell(_U64, _planes(array("q", map(sub, values, chain((0,), values)))))
 
 
 def decode_bytes(cell: bytes, rows: int) -> bytes:
-    """What `encode_bytes` or `encode_rows` was given. Raises StoreCorrupt."""
+    """What `cell_of_bytes` or `cell_of_rows` was given. Raises StoreCorrupt."""
     if cell[:1] == bytes((_RAW,)):
         return cell[1:]
     data = decompress(memoryview(cell)[1:])
@@ -103,7 +127,7 @@ def decode_bytes(cell: bytes, rows: int) -> bytes:
 
 
 def decode_integers(cell: bytes) -> array[int]:
-    """What `encode_u32` or `encode_rising` was given. Raises StoreCorrupt."""
+    """What `cell_of_u32` or `cell_of_rising` was given. Raises StoreCorrupt."""
     data = decompress(memoryview(cell)[1:])
     if cell[0] == _U32:
         return _from_planes("I", data)

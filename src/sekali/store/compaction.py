@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import apsw
 
-from sekali.store.block import Columns, decode_block, decode_integers, encode_integers, encode_run_block, pick
-from sekali.store.log import Log, Statement
+from sekali.store.block import Columns, decode_block, decode_integers, encode_integers, encode_run_blocks, pick
+from sekali.store.log import Log, Statement, insertion
 from sekali.store.rows import row_checksum, value_of
 from sekali.store.runs import Run
 from sekali.store.tail import FIELDS_PER_TOPIC, CommitRow, TailCommit, commit_rows
@@ -34,8 +34,6 @@ _STEP_BYTES: Final = 1024 * 1024
 _STEP_ROWS: Final = 2_000
 _DELETE_COMMITS_PER_STEP: Final = 256
 
-_INSERT_BLOCK: Final = "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_INSERT_TOPIC_BLOCK: Final = "INSERT INTO topic_blocks VALUES (?, ?, ?, ?, ?, ?)"
 _INSERT_MARK: Final = "INSERT OR REPLACE INTO index_marks VALUES (?, ?, ?, ?)"
 
 
@@ -138,19 +136,22 @@ def _blocks(
     events: Columns, topic_ids: Sequence[int], places: Sequence[int], run_no: int, first_block: int, sizes: RunSizes
 ) -> Iterator[tuple[tuple[Any, ...], list[tuple[Any, ...]]]]:
     """Each block's row, and the rows of `topic_blocks` that lead to it."""
-    for block_no, span in enumerate(_cuts(events, places, sizes.block_events), first_block):
-        columns = events.at(span)
-        offsets = columns.offsets or ()
+    cuts: list[tuple[Columns, Counter[int]]] = []
+    for span in _cuts(events, places, sizes.block_events):
         counts = Counter(pick(topic_ids, span))  # in the order of the span, which is sorted by topic
+        columns = events.at(span)
+        columns.topics = list(chain.from_iterable(map(repeat, range(len(counts)), counts.values())))
+        cuts.append((columns, counts))
+    blocks = encode_run_blocks([columns for columns, _ in cuts])
+    for block_no, ((columns, counts), block) in enumerate(zip(cuts, blocks, strict=True), first_block):
+        offsets = columns.offsets or ()
         topic_rows: list[tuple[Any, ...]] = []
         start = 0
         for topic_id, count in counts.items():
             row = (topic_id, offsets[start], offsets[start + count - 1], count, block_no)
             topic_rows.append((*row, row_checksum(*row)))
             start += count
-        columns.topics = list(chain.from_iterable(map(repeat, range(len(counts)), counts.values())))
-        block = encode_run_block(columns)
-        head = (block_no, run_no, min(offsets), max(offsets), len(span))
+        head = (block_no, run_no, min(offsets), max(offsets), len(columns))
         packed = encode_integers(chain.from_iterable(counts.items()))
         yield (*head, row_checksum(*head, packed, block), packed, block), topic_rows
 
@@ -177,10 +178,10 @@ def _steps(blocks: Sequence[tuple[tuple[Any, ...], list[tuple[Any, ...]]]]) -> l
         topic_rows += leads
         size += len(block_row[-1])
         if size >= _STEP_BYTES or len(topic_rows) >= _STEP_ROWS:
-            steps.append([(_INSERT_BLOCK, block_rows), (_INSERT_TOPIC_BLOCK, topic_rows)])
+            steps.append([insertion("blocks", block_rows), insertion("topic_blocks", topic_rows)])
             block_rows, topic_rows, size = [], [], 0
     if block_rows:
-        steps.append([(_INSERT_BLOCK, block_rows), (_INSERT_TOPIC_BLOCK, topic_rows)])
+        steps.append([insertion("blocks", block_rows), insertion("topic_blocks", topic_rows)])
     return steps
 
 

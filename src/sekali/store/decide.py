@@ -64,6 +64,20 @@ class Decision:
     duplicates: list[Duplicate] = field(default_factory=list)
 
 
+class _Starts(dict[str, Callable[[], blake2b]]):
+    """For each topic what makes a hasher that has taken in topic and NUL: by copying one, which halves the time."""
+
+    def __init__(self, key: bytes) -> None:
+        super().__init__()
+        self._key = key
+
+    def __missing__(self, topic: str) -> Callable[[], blake2b]:
+        if len(self) >= _TOPIC_HASHERS_MAX:
+            del self[next(iter(self))]
+        start = self[topic] = blake2b(topic.encode() + b"\0", digest_size=16, key=self._key).copy
+        return start
+
+
 class Digester:
     """Digests of keys and fingerprints of payloads, under the store's secret key. Not thread-safe: one per thread.
 
@@ -71,20 +85,16 @@ class Digester:
     """
 
     def __init__(self, key: bytes) -> None:
-        self._key = key
-        self._of_topic: dict[str, blake2b] = {}
+        self._start_of = _Starts(key)
         self._fingerprint_seed = int.from_bytes(blake2b(b"fingerprint", digest_size=8, key=key).digest())
 
     def digests(self, topics: Sequence[str], event_ids: Sequence[str]) -> list[bytes]:
-        """16 bytes per event. A hasher that has taken in topic and NUL is copied: half the time of starting anew."""
+        """16 bytes per event."""
         digests: list[bytes] = []
         append = digests.append
-        last_topic = None
+        start_of = self._start_of
         for topic, event_id in zip(topics, event_ids, strict=True):
-            if topic != last_topic:
-                copy = self._hasher(topic).copy
-                last_topic = topic
-            hasher = copy()
+            hasher = start_of[topic]()
             hasher.update(event_id.encode())
             append(hasher.digest())
         return digests
@@ -98,14 +108,6 @@ class Digester:
         """
         seed = self._fingerprint_seed
         return [xxh3_64_intdigest(payload, seed) & _FINGERPRINT_MASK or 1 for payload in payloads]
-
-    def _hasher(self, topic: str) -> blake2b:
-        hasher = self._of_topic.get(topic)
-        if hasher is None:
-            if len(self._of_topic) >= _TOPIC_HASHERS_MAX:
-                del self._of_topic[next(iter(self._of_topic))]
-            hasher = self._of_topic[topic] = blake2b(topic.encode() + b"\0", digest_size=16, key=self._key)
-        return hasher
 
 
 def columns_of(batches: Sequence[EventBatch]) -> GroupColumns:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,6 +45,22 @@ _UNREADABLE: Final = (
 """What reading may meet in a file, a disk or a machine; other errors of SQLite are ours."""
 
 Statement = tuple[str, Sequence[tuple[Any, ...]]]
+"""SQL, and what to bind to it for each time it is executed."""
+
+
+def values(rows: Sequence[tuple[Any, ...]]) -> str:
+    """`VALUES (?, ?), (?, ?)` for at least one row. To bind: the rows, one after the other.
+
+    So one statement writes them all, and lets go of the GIL once: where other threads are busy, whoever lets go of it
+    waits some milliseconds to get it back.
+    """
+    row = f"({', '.join('?' * len(rows[0]))})"
+    return f"VALUES {', '.join([row] * len(rows))}"
+
+
+def insertion(table: str, rows: Sequence[tuple[Any, ...]]) -> Statement:
+    """The statement that inserts all the rows, of which there is at least one, into one of our tables."""
+    return f"INSERT INTO {table} {values(rows)}", [tuple(chain.from_iterable(rows))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ database it would call new events duplicates.)
 Order of looking. Committed keys wait in generations, a linked list, until their write to RocksDB has returned. Whoever
 looks a key up first captures the oldest generation, then asks RocksDB, then walks the list from the captured one: a
 generation that left meanwhile is still reachable, and one that came later is found. The opposite orders miss keys.
+Who looks again, when it is his turn to commit, walks from the frontier: what was committed since the first walk began.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from itertools import chain
 from operator import methodcaller
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
@@ -85,6 +86,13 @@ class Generation:
         self.next: Generation | None = None
 
 
+class Frontier(NamedTuple):
+    """A place in the list of generations: before the commit whose run is `runs`, counted from 0."""
+
+    generation: Generation
+    runs: int
+
+
 def pack_value(offset: int, fingerprint: int) -> int:
     return offset << FINGERPRINT_BITS | fingerprint
 
@@ -130,9 +138,9 @@ class SeenIndex:
 
     # Looking up
 
-    def capture(self) -> Generation:
-        """The oldest generation: take it before `ask`, hand it to `walk` afterwards."""
-        return self._oldest
+    def capture(self) -> Frontier:
+        """Before the oldest generation: take it before `ask`, hand it to `walk` afterwards."""
+        return Frontier(self._oldest, 0)
 
     def ask(self, digests: Collection[bytes]) -> dict[bytes, int]:
         """Those digests that are in RocksDB, with their values. Releases the GIL; sorted keys are twice as fast, and
@@ -150,10 +158,17 @@ class SeenIndex:
             if answer is not None
         }
 
-    def walk(self, captured: Generation, digests: Collection[bytes]) -> dict[bytes, int]:
-        """Those digests that are in the captured generation or a later one, with their values."""
+    def walk(self, frontier: Frontier, digests: Collection[bytes]) -> dict[bytes, int]:
+        """Those digests that were committed after the frontier, with their values."""
         found: dict[bytes, int] = {}
-        generation: Generation | None = captured
+        generation: Generation | None
+        generation, runs = frontier
+        if runs:
+            keys = generation.keys
+            later = generation.sorted_runs[runs:]
+            wanted = set(digests) if later else set()
+            found.update((digest, keys[digest]) for run in later for digest in wanted.intersection(run))
+            generation = generation.next
         while generation is not None:
             keys = generation.keys
             if keys and not keys.keys().isdisjoint(digests):
@@ -161,12 +176,14 @@ class SeenIndex:
             generation = generation.next
         return found
 
-    def find(self, digests: Collection[bytes]) -> tuple[dict[bytes, int], Generation]:
-        """Those digests that are stored, with their values; and the generation from which to walk again later."""
+    def find(self, digests: Collection[bytes]) -> tuple[dict[bytes, int], Frontier]:
+        """Those digests that are stored, with their values; and the frontier from which to walk again later."""
         captured = self.capture()
         found = self.ask(digests)
+        newest = self._newest
+        frontier = Frontier(newest, len(newest.sorted_runs))  # before the walk: what is added during it comes after
         found.update(self.walk(captured, digests))
-        return found, captured
+        return found, frontier
 
     # Taking in what was committed
 

@@ -10,13 +10,14 @@ import threading
 from bisect import bisect_right, insort
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Final
 
 import apsw
 
 from sekali.errors import StoreCorrupt
 from sekali.event import TopicFigures
-from sekali.store.log import Statement
+from sekali.store.log import Statement, insertion, values
 from sekali.store.rows import check_row, row_checksum, rows_of
 
 
@@ -36,10 +37,14 @@ class TopicCounts:
     last_places: Sequence[int]
 
 
-INSERT_TOPIC: Final = "INSERT INTO topics VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-FOLD_TOPIC: Final = """
-    UPDATE topics SET events = ?, duplicates = ?, conflicts = ?, first_offset = ?, last_offset = ?, first_at_us = ?,
-                      last_at_us = ?, folded_commit = ?, checksum = ? WHERE topic_id = ?"""
+_ROWS_PER_STATEMENT: Final = 1_000
+"""SQLite binds 32,766 values to a statement at most."""
+_FOLD_TOPICS: Final = """
+    WITH folded AS ({values})
+    UPDATE topics SET events = column1, duplicates = column2, conflicts = column3, first_offset = column4,
+                      last_offset = column5, first_at_us = column6, last_at_us = column7, folded_commit = column8,
+                      checksum = column9
+    FROM folded WHERE topic_id = column10"""
 
 
 class TopicBook:
@@ -128,15 +133,16 @@ class TopicBook:
                 figures = _columns(self._figures[topic_id - 1])
                 checksum = row_checksum(topic_id, self.name(topic_id), *figures, commit_no)
                 rows.append((*figures, commit_no, checksum, topic_id))
-        return FOLD_TOPIC, rows
+        return _FOLD_TOPICS.format(values=values(rows)), [tuple(chain.from_iterable(rows))]
 
 
-def insert_topics(names: Sequence[str], first_id: int) -> Statement:
-    """The statement that registers new topics, their figures still all zero."""
+def insert_topics(names: Sequence[str], first_id: int) -> list[Statement]:
+    """The statements that register new topics, their figures still all zero."""
     zeros = (0,) * 8
-    return INSERT_TOPIC, [
+    rows = [
         (topic_id, name, *zeros, row_checksum(topic_id, name, *zeros)) for topic_id, name in enumerate(names, first_id)
     ]
+    return [insertion("topics", rows[i : i + _ROWS_PER_STATEMENT]) for i in range(0, len(rows), _ROWS_PER_STATEMENT)]
 
 
 def _columns(figures: TopicFigures) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ the ordinary goes through `rules.examine_event` one event at a time. Both give t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -40,11 +40,17 @@ __all__ = [
 ]
 
 
+_Topic = Annotated[str, msgspec.Meta(min_length=1, max_length=TOPIC_BYTES_MAX)]
+_EventId = Annotated[str, msgspec.Meta(min_length=1, max_length=EVENT_ID_BYTES_MAX)]
+_Source = Annotated[str, msgspec.Meta(min_length=1, max_length=SOURCE_BYTES_MAX)]
+"""In characters. Of names beyond ASCII the bytes are counted afterwards."""
+
+
 class _Event(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    topic: str
-    event_id: str
+    topic: _Topic
+    event_id: _EventId
     timestamp: str
-    source: str
+    source: _Source
     payload: msgspec.Raw
 
 
@@ -95,9 +101,6 @@ def decode_plain_event(body: bytes, limits: DecodeLimits) -> EventBatch | None:
         text.isascii()
         and text.isprintable()
         and " " not in text
-        and 0 < len(topic) <= TOPIC_BYTES_MAX
-        and 0 < len(event_id) <= EVENT_ID_BYTES_MAX
-        and 0 < len(source) <= SOURCE_BYTES_MAX
         and payload[0] == _OPEN_OBJECT
         and len(payload) < 2 * (limits.depth_max - 1)
         and len(body) - len(text) - len(payload) - _EMPTY_EVENT_BYTES < _SMALLEST_REPEATED_FIELD_BYTES
@@ -142,24 +145,12 @@ def decode_by_columns(body: bytes, root: bytes, limits: DecodeLimits) -> EventBa
     # JSON allows no raw control character but DEL (RFC 8259, 7): without escapes no text holds one.
     may_hold_controls = not body.isascii() or b"\\" in body or b"\x7f" in body
     kept = (
-        (_are_names(batch) if may_hold_controls or " " in texts else _are_plain_names(batch))
+        (_are_names(batch) if may_hold_controls or " " in texts else True)
         and are_timestamps(batch.timestamps, may_hold_controls=may_hold_controls)
         and _are_shallow_objects(batch.payloads, limits)
         and _are_small_without_repeats(body, batch, texts, limits)
     )
     return batch if kept else None
-
-
-def _are_plain_names(batch: EventBatch) -> bool:
-    """True when all names, ASCII without control characters and blanks, keep the rules."""
-    return (
-        max(map(len, batch.topics)) <= TOPIC_BYTES_MAX
-        and max(map(len, batch.event_ids)) <= EVENT_ID_BYTES_MAX
-        and max(map(len, batch.sources)) <= SOURCE_BYTES_MAX
-        and all(batch.topics)
-        and all(batch.event_ids)
-        and all(batch.sources)
-    )
 
 
 def _are_names(batch: EventBatch) -> bool:
