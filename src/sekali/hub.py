@@ -29,12 +29,13 @@ _log = logging.getLogger("sekali")
 class HubReadiness:
     """Whether a publish would be taken now, and if not, every reason why, in plain words.
 
-    `index_done` of `index_total` stored keys are in the seen index.
+    `index_done` of `index_total` stored keys are in the seen index. `damage`: what a read found damaged.
     """
 
     reasons: tuple[str, ...]
     index_done: int
     index_total: int
+    damage: str | None = None
 
     @property
     def ready(self) -> bool:
@@ -198,7 +199,7 @@ class Hub:
             reasons.append(store.refusal.detail.removesuffix("."))
         if not self._intake.has_room:
             reasons.append("the intake is full")
-        return HubReadiness(tuple(reasons), store.index_done, store.index_total)
+        return HubReadiness(tuple(reasons), store.index_done, store.index_total, store.damage)
 
     # Failure
 

@@ -76,7 +76,7 @@ def end_with_children(process: subprocess.Popen[str]) -> None:
 
 
 def test_every_command_has_an_example() -> None:
-    assert COMMANDS == ["serve", "publish", "tail", "stats", "ledger", "backup", "demo"]
+    assert COMMANDS == ["serve", "publish", "tail", "stats", "ledger", "backup", "verify", "demo"]
     assert {command for command, _ in EXAMPLES} == set(COMMANDS)
 
 
@@ -97,7 +97,7 @@ def test_an_example_does_what_it_says(
         return
     assert process.returncode == 0, err
     expected = {"publish": "rejected 0", "demo": "nothing lost, nothing doubled", "stats": "received", "tail": ""}
-    expected |= {"ledger": "source", "backup": "backup.db: 0 events"}
+    expected |= {"ledger": "source", "backup": "backup.db: 0 events", "verify": "0 events, 0 duplicates: sound"}
     assert expected[command] in out
 
 

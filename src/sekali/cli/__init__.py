@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from sekali import __version__
-from sekali.cli import backup, demo, ledger, publish, serve, stats, tail
+from sekali.cli import backup, demo, ledger, publish, serve, stats, tail, verify
 from sekali.cli.terminal import tolerate_any_character
 
 app = typer.Typer(
@@ -28,7 +28,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve.serve, publish.publish, tail.tail, stats.stats, ledger.ledger, backup.backup, demo.demo):
+for command in (
+    serve.serve,
+    publish.publish,
+    tail.tail,
+    stats.stats,
+    ledger.ledger,
+    backup.backup,
+    verify.verify,
+    demo.demo,
+):
     app.command()(command)
 
 

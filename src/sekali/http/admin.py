@@ -77,10 +77,12 @@ async def livez() -> Response:
 
 @router.api_route("/readyz", methods=["GET", "HEAD"], name="readyz")
 async def readyz(request: Request) -> Response:
-    """Whether a publish sent now would be taken."""
+    """Whether a publish sent now would be taken; and, though it would be, what was found damaged."""
     hub = await hub_of(request.app)
     readiness = await run_in_threadpool(hub.readiness)
-    progress = {"index": {"done": readiness.index_done, "total": readiness.index_total}}
+    progress: dict[str, Any] = {"index": {"done": readiness.index_done, "total": readiness.index_total}}
+    if readiness.damage is not None:
+        progress["damage"] = readiness.damage
     if readiness.ready:
         return json_response(msgspec.json.encode({"ok": True, **progress}))
     reasons = [Violation("", NotReady.code, reason) for reason in readiness.reasons]

@@ -174,7 +174,12 @@ SCHEMAS: Final[dict[str, Schema]] = {
         {
             "ok": {"type": "boolean", "const": True},
             "index": _object({"done": _count("Keys in the seen index."), "total": _count("Keys stored.")}),
-        }
+            "damage": {
+                "type": "string",
+                "description": "What part of the store a read found damaged first. `sekali verify` tells all.",
+            },
+        },
+        optional=("damage",),
     ),
     "Violation": _object(
         {

@@ -214,7 +214,10 @@ class Appender:
             statements += insert_topics(new_names, len(self._topics) + 1)
         duplicates = group.decision.duplicates
         if duplicates:
-            statements.append(ledger_row(row.commit_no, row.stamp_us, group.columns, duplicates, row.first_offset))
+            before = self.totals.duplicates
+            statements.append(
+                ledger_row(row.commit_no, row.stamp_us, group.columns, duplicates, row.first_offset, before)
+            )
         return statements
 
     def _publish(

@@ -24,9 +24,9 @@ from typing import Final
 
 import apsw
 
-from sekali.errors import BackupRefused, SekaliError, StoreCorrupt, StoreUnusable
+from sekali.errors import BackupRefused, SekaliError, StoreCorrupt
 from sekali.store.guard import fsync_directory, kept_from_servers
-from sekali.store.log import check_is_store, read_only, totals_of
+from sekali.store.log import check_is_store, open_to_read, read_only, totals_of
 
 _PROGRESS_STEPS: Final = 100
 """Of SQLite's machine, between two calls. A step may copy a whole block."""
@@ -48,7 +48,7 @@ def back_up(source: Path, target: Path, *, replace: bool = False, on_progress: O
     _refuse_target(source, target, replace=replace)
     with kept_from_servers(target):
         pass  # said before the work; what counts is that it holds when the file is replaced
-    connection = _open(source)
+    connection = open_to_read(source)
     try:
         partial = _partial_file(target)
         try:
@@ -80,23 +80,6 @@ def _refuse_target(source: Path, target: Path, *, replace: bool) -> None:
     if wal.exists() and wal.stat().st_size:
         # SQLite would take it for the copy's own and play it in.
         raise BackupRefused(f"{wal} lies there: {target} is in use as a store, or was; name another file")
-
-
-def _open(source: Path) -> apsw.Connection:
-    if not source.is_file():
-        raise StoreUnusable(f"there is no store at {source}")
-    try:
-        connection = read_only(source)
-        try:
-            check_is_store(connection, source)
-        except BaseException:
-            connection.close()
-            raise
-    except apsw.NotADBError as error:
-        raise StoreUnusable(f"{source} is not a SQLite file") from error
-    except apsw.Error as error:
-        raise StoreUnusable(f"{source} cannot be opened: {error}; check the folder and its owner") from error
-    return connection
 
 
 def _partial_file(target: Path) -> Path:

@@ -17,6 +17,7 @@ from typing import Any, Final
 import apsw
 
 from sekali.store.block import Columns, decode_block, decode_integers, encode_integers, encode_run_blocks, pick
+from sekali.store.layout import Places
 from sekali.store.log import Log, Statement, insertion
 from sekali.store.rows import row_checksum, value_of
 from sekali.store.runs import Run
@@ -74,16 +75,17 @@ def due(commits: Sequence[TailCommit], sizes: RunSizes) -> list[TailCommit]:
     return []
 
 
-def build_run(log: Log, runs: Sequence[Run], commits: Sequence[TailCommit], sizes: RunSizes) -> RunDraft:
-    """Reads, sorts and compresses the run that comes after `runs`. Raises StoreCorrupt when a commit is damaged."""
+def build_run(log: Log, places: Places, commits: Sequence[TailCommit], sizes: RunSizes) -> RunDraft:
+    """Reads, sorts and compresses the next run. Raises StoreCorrupt when a commit is damaged."""
     first, last = commits[0], commits[-1]
+    runs = places.runs
     run_no, first_block = (runs[-1].run_no + 1, runs[-1].last_block + 1) if runs else (1, 1)
     with log.snapshot() as connection:
         rows = commit_rows(connection, first.commit_no, last.commit_no)
     assert len(rows) == len(commits), "nobody else takes commits out of the tail"
     topic_ids, events = _gathered(rows)
-    places = sorted(range(len(events)), key=topic_ids.__getitem__)  # stable: by offset within a topic
-    blocks = list(_blocks(events, topic_ids, places, run_no, first_block, sizes))
+    order = sorted(range(len(events)), key=topic_ids.__getitem__)  # stable: by offset within a topic
+    blocks = list(_blocks(events, topic_ids, order, run_no, first_block, sizes, Counter(places.events_in_runs)))
     run = Run(
         run_no=run_no,
         first_commit=first.commit_no,
@@ -133,7 +135,13 @@ def _gathered(rows: Sequence[CommitRow]) -> tuple[list[int], Columns]:
 
 
 def _blocks(
-    events: Columns, topic_ids: Sequence[int], places: Sequence[int], run_no: int, first_block: int, sizes: RunSizes
+    events: Columns,
+    topic_ids: Sequence[int],
+    places: Sequence[int],
+    run_no: int,
+    first_block: int,
+    sizes: RunSizes,
+    events_before: Counter[int],
 ) -> Iterator[tuple[tuple[Any, ...], list[tuple[Any, ...]]]]:
     """Each block's row, and the rows of `topic_blocks` that lead to it."""
     cuts: list[tuple[Columns, Counter[int]]] = []
@@ -148,7 +156,8 @@ def _blocks(
         topic_rows: list[tuple[Any, ...]] = []
         start = 0
         for topic_id, count in counts.items():
-            row = (topic_id, offsets[start], offsets[start + count - 1], count, block_no)
+            row = (topic_id, offsets[start], offsets[start + count - 1], count, events_before[topic_id], block_no)
+            events_before[topic_id] += count
             topic_rows.append((*row, row_checksum(*row)))
             start += count
         head = (block_no, run_no, min(offsets), max(offsets), len(columns))

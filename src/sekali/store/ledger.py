@@ -21,8 +21,8 @@ from sekali.errors import StoreCorrupt
 from sekali.event import LedgerEntry, LedgerPage, LedgerPlace, LedgerQuery
 from sekali.store.codec import compress, decompress
 from sekali.store.decide import Duplicate, GroupColumns
-from sekali.store.log import Statement
-from sekali.store.rows import check_row, row_checksum, rows_of
+from sekali.store.log import Statement, Totals
+from sekali.store.rows import check_row, integers_of, row_checksum, rows_of
 
 REFUSED_PAYLOAD_BYTES_MAX: Final = 4 * 1024
 REFUSED_PAYLOADS_PER_COMMIT_BYTES_MAX: Final = 256 * 1024
@@ -36,11 +36,14 @@ PAGE_BYTES_MAX: Final = 8 * 1024 * 1024
 _ENTRY_BYTES: Final = 200
 """Of an entry beside its topic, source and payload, about."""
 
-_INSERT: Final = "INSERT INTO ledger VALUES (?, ?, ?, ?, ?)"
-_COLUMNS: Final = "SELECT commit_no, stamp_us, entries, body, checksum FROM ledger"
+_INSERT: Final = "INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?)"
+_COLUMNS: Final = "SELECT commit_no, stamp_us, entries, entries_before, body, checksum FROM ledger"
 _HEADS: Final = """
-    SELECT commit_no, entries, length(body) FROM ledger WHERE commit_no BETWEEN ? AND ?
+    SELECT commit_no, entries, length(body), entries_before FROM ledger WHERE commit_no BETWEEN ? AND ?
     ORDER BY commit_no {direction} LIMIT ?"""
+_COUNT_BEFORE: Final = """
+    SELECT entries_before + entries FROM ledger WHERE commit_no < ? ORDER BY commit_no DESC LIMIT 1"""
+_COUNT_AFTER: Final = "SELECT entries_before FROM ledger WHERE commit_no > ? ORDER BY commit_no LIMIT 1"
 _HEADS_UP: Final = _HEADS.format(direction="ASC")
 _HEADS_DOWN: Final = _HEADS.format(direction="DESC")
 
@@ -55,13 +58,14 @@ class _Row:
     commit_no: int
     stamp_us: int
     entries: int
+    entries_before: int
     body: bytes
     checksum: int
 
     def check(self) -> None:
         """Raises StoreCorrupt."""
         what = f"the ledger of commit {self.commit_no}"
-        check_row(what, self.checksum, self.commit_no, self.stamp_us, self.entries, self.body)
+        check_row(what, self.checksum, self.commit_no, self.stamp_us, self.entries, self.entries_before, self.body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +77,14 @@ class LedgerWindow:
 
 
 def ledger_row(
-    commit_no: int, stamp_us: int, group: GroupColumns, duplicates: Sequence[Duplicate], first_offset: int
+    commit_no: int,
+    stamp_us: int,
+    group: GroupColumns,
+    duplicates: Sequence[Duplicate],
+    first_offset: int,
+    entries_before: int,
 ) -> Statement:
-    """The statement that keeps a commit's duplicates."""
+    """The statement that keeps a commit's duplicates. `entries_before`: of earlier commits."""
     left = REFUSED_PAYLOADS_PER_COMMIT_BYTES_MAX
     payloads: list[bytes | None] = []
     for duplicate in duplicates:
@@ -92,7 +101,7 @@ def ledger_row(
         [each.is_conflict for each in duplicates],
         payloads,
     )
-    columns = (commit_no, stamp_us, len(duplicates))
+    columns = (commit_no, stamp_us, len(duplicates), entries_before)
     packed = compress(msgspec.msgpack.encode(body))
     return _INSERT, [(*columns, row_checksum(*columns, packed), packed)]
 
@@ -103,8 +112,9 @@ def _coded(texts: Sequence[str]) -> tuple[list[str], list[int]]:
     return list(place_of), [place_of[text] for text in texts]
 
 
-def ledger_window(connection: apsw.Connection, query: LedgerQuery, last_commit: int) -> LedgerWindow:
-    """The next rows that the query has to look through, none behind `last_commit`. Raises StoreCorrupt."""
+def ledger_window(connection: apsw.Connection, query: LedgerQuery, totals: Totals) -> LedgerWindow:
+    """The next rows that the query has to look through, none of later commits. Raises StoreCorrupt."""
+    last_commit = totals.commit_no
     low, high = 1, last_commit
     if query.since_us is not None:
         low = _first_commit_from(connection, query.since_us, last_commit)
@@ -113,9 +123,11 @@ def ledger_window(connection: apsw.Connection, query: LedgerQuery, last_commit: 
     if query.start is not None:
         begin = query.start.commit_no
         low, high = (low, min(high, begin)) if query.descending else (max(low, begin), high)
-    heads = rows_of(connection, _HEADS_DOWN if query.descending else _HEADS_UP, low, high, WINDOW_ROWS_MAX + 1)
+    sql = _HEADS_DOWN if query.descending else _HEADS_UP
+    heads = integers_of("The ledger's head", connection, sql, low, high, WINDOW_ROWS_MAX + 1)
+    _check_none_is_missing(connection, heads, totals, low, high, descending=query.descending)
     entries = size = taken = 0
-    for _, count, body_bytes in heads[:WINDOW_ROWS_MAX]:
+    for _, count, body_bytes, _ in heads[:WINDOW_ROWS_MAX]:
         taken += 1
         entries += count
         size += body_bytes
@@ -128,9 +140,40 @@ def ledger_window(connection: apsw.Connection, query: LedgerQuery, last_commit: 
     rows = [_Row(*columns) for columns in found]
     following = None
     if taken < len(heads):
-        commit_no, count, _ = heads[taken]
+        commit_no, count, *_ = heads[taken]
         following = LedgerPlace(commit_no, count - 1 if query.descending else 0)
     return LedgerWindow(rows[::-1] if query.descending else rows, following)
+
+
+def _check_none_is_missing(
+    connection: apsw.Connection,
+    heads: Sequence[tuple[int, ...]],
+    totals: Totals,
+    low: int,
+    high: int,
+    *,
+    descending: bool,
+) -> None:
+    """Each row counts the entries before it. `heads`: those of low..high, the last ones perhaps cut off."""
+    if low > high:
+        return
+    is_cut = len(heads) > WINDOW_ROWS_MAX
+    counted = None
+    if not (is_cut and descending):
+        counted = _count(connection, _COUNT_BEFORE, low) or 0
+    for commit_no, entries, _, entries_before in reversed(heads) if descending else heads:
+        if counted is not None and counted != entries_before:
+            raise StoreCorrupt(f"The ledger lacks entries before commit {commit_no}. Restore the file from a backup.")
+        counted = entries_before + entries
+    if not is_cut or descending:
+        following = _count(connection, _COUNT_AFTER, high)
+        if counted != (totals.duplicates if following is None else following):
+            raise StoreCorrupt(f"The ledger lacks entries up to commit {high}. Restore the file from a backup.")
+
+
+def _count(connection: apsw.Connection, sql: str, commit_no: int) -> int | None:
+    rows = integers_of("The ledger's count", connection, sql, commit_no)
+    return rows[0][0] if rows else None
 
 
 def ledger_page(window: LedgerWindow, query: LedgerQuery) -> LedgerPage:
@@ -144,6 +187,11 @@ def ledger_page(window: LedgerWindow, query: LedgerQuery) -> LedgerPage:
             entries.append(entry)
             size += len(entry.topic) + len(entry.source) + len(entry.refused_payload or b"") + _ENTRY_BYTES
     return LedgerPage(entries, window.following)
+
+
+def entries_of(row: _Row) -> Iterator[LedgerEntry]:
+    """All of one row's entries. Raises StoreCorrupt."""
+    return _matching(row, LedgerQuery())
 
 
 def _matching(row: _Row, query: LedgerQuery) -> Iterator[LedgerEntry]:

@@ -11,8 +11,9 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +23,7 @@ import apsw
 from sekali.errors import DiskFull, InternalError, OutcomeUnknown, StoreCorrupt, StoreUnusable
 from sekali.store.forks import left_to_parent
 from sekali.store.guard import fsync_directory
-from sekali.store.rows import check_row, row_checksum, rows_of, value_of
+from sekali.store.rows import check_row, only_row, row_checksum, rows_of, value_of
 
 APPLICATION_ID: Final = 0x53454B41  # "SEKA"
 FORMAT_VERSION: Final = 1
@@ -100,6 +101,13 @@ UPDATE_TOTALS: Final = """
                       events = ?, checksum = ? WHERE id = 1"""
 
 
+_SCHEMA_PATH: Final = Path(__file__).parent / "schema.sql"
+_SELECT_SCHEMA: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name"
+_SELECT_TOTALS: Final = """
+    SELECT commit_no, chain, last_offset, store_time_us, duplicates, conflicts, events, checksum FROM totals
+    WHERE id = 1"""
+
+
 def update_totals(totals: Totals) -> Statement:
     return UPDATE_TOTALS, [(*totals.row(), row_checksum(*totals.row()))]
 
@@ -131,17 +139,26 @@ class Log:
                 f"{path} is missing, but {self.wal_path.name} beside it holds events of it. Put the file back, or move "
                 "what is left of it away."
             )
+        with ExitStack() as undo:
+            self._open(undo)
+            undo.pop_all()
+
+    def _open(self, undo: ExitStack) -> None:
+        """Opens both connections. What is opened is left to `undo` to close. Raises StoreUnusable."""
+        path = self.path
         try:
             self._writer = apsw.Connection(str(path))
+            undo.callback(_close_quietly, self._writer)
             if self._writer.readonly("main"):
                 raise StoreUnusable(f"{path} cannot be written to. Check its owner and permissions.")
             self._prepare_file()
-            self._background = _tuned(
-                apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE), synchronous="normal"
-            )
+            fsync_directory(path.parent)  # whoever made the file may have ended before that
+            self._background = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+            undo.callback(_close_quietly, self._background)
+            _tuned(self._background, synchronous="normal")
             for connection in (self._writer, self._background):
                 connection.set_wal_hook(self._note_wal_pages)
-            self.identity = self._read_identity()
+            self.identity = identity_of(self._writer)
             # Before anything is served: after a failed fsync, what the WAL holds may be in memory only.
             frames_left, _ = self._checkpointed(self._writer, apsw.SQLITE_CHECKPOINT_TRUNCATE)
             if frames_left:
@@ -176,7 +193,7 @@ class Log:
         identity = (os.urandom(16), os.urandom(32), time.time_ns() // 1000)
         totals = Totals()
         writer.execute("BEGIN IMMEDIATE")
-        writer.execute((Path(__file__).parent / "schema.sql").read_text("utf-8"))
+        writer.execute(_SCHEMA_PATH.read_text("utf-8"))
         writer.execute("INSERT INTO store VALUES (1, ?, ?, ?, ?)", (*identity, row_checksum(*identity)))
         writer.execute(
             "INSERT INTO totals VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)", (*totals.row(), row_checksum(*totals.row()))
@@ -185,13 +202,6 @@ class Log:
         writer.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
         writer.execute("COMMIT")
         writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        fsync_directory(self.path.parent)
-
-    def _read_identity(self) -> Identity:
-        sql = "SELECT store_id, digest_key, created_at_us, checksum FROM store"
-        store_id, digest_key, created_at_us, checksum = rows_of(self._writer, sql)[0]
-        check_row("the store's identity", checksum, store_id, digest_key, created_at_us)
-        return Identity(store_id, digest_key)
 
     def read_totals(self) -> Totals:
         return totals_of(self._writer)
@@ -328,16 +338,21 @@ class Log:
         """Closes every connection. A read under way keeps its own until it ends.
 
         `keeps_wal`: after a failure nothing is written any more, also not what SQLite does when the last connection
-        closes: bring the write-ahead log into the file, and delete it.
+        closes: bring the write-ahead log into the file, and delete it. Raises OutcomeUnknown when that fails; what was
+        answered for is on disk all the same.
         """
         with self._readers_lock:
             self._closed = True
             readers, self._readers = self._readers, []
-        for connection in readers:
-            connection.close()
-        for connection in (self._background, self._writer):
-            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keeps_wal))
-            connection.close()
+        failed = None
+        for connection in (*readers, self._background, self._writer):
+            try:
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keeps_wal))
+                connection.close()
+            except apsw.Error as error:
+                failed = error
+        if failed is not None:
+            raise OutcomeUnknown(f"{self.path} could not be closed ({failed}).") from failed
 
 
 def check_is_store(connection: apsw.Connection, path: Path) -> None:
@@ -354,18 +369,68 @@ def check_is_store(connection: apsw.Connection, path: Path) -> None:
             f"{path} was written by a newer version (format {version}, this one reads {FORMAT_VERSION}); "
             "pip install --upgrade sekali"
         )
+    if rows_of(connection, _SELECT_SCHEMA) != _schema():
+        raise StoreUnusable(f"{path} is damaged: its tables are not as they were made. Restore it from a backup.")
+
+
+@cache
+def _schema() -> list[tuple[Any, ...]]:
+    """The tables of a store."""
+    connection = apsw.Connection(":memory:")
+    try:
+        connection.execute(_SCHEMA_PATH.read_text("utf-8"))
+        return rows_of(connection, _SELECT_SCHEMA)
+    finally:
+        connection.close()
+
+
+def identity_of(connection: apsw.Connection) -> Identity:
+    """Raises StoreCorrupt."""
+    sql = "SELECT store_id, digest_key, created_at_us, checksum FROM store WHERE id = 1"
+    store_id, digest_key, created_at_us, checksum = only_row("the store's identity", connection, sql)
+    check_row("the store's identity", checksum, store_id, digest_key, created_at_us)
+    return Identity(store_id, digest_key)
 
 
 def totals_of(connection: apsw.Connection) -> Totals:
     """Raises StoreCorrupt."""
-    sql = "SELECT commit_no, chain, last_offset, store_time_us, duplicates, conflicts, events, checksum FROM totals"
-    *columns, checksum = rows_of(connection, sql)[0]
+    *columns, checksum = only_row("the totals", connection, _SELECT_TOTALS)
     check_row("the totals", checksum, *columns)
     return Totals(*columns)
 
 
+def open_to_read(path: Path) -> apsw.Connection:
+    """The store at `path`, beside whoever serves it. Raises StoreUnusable."""
+    if not path.is_file():
+        raise StoreUnusable(f"there is no store at {path}")
+    try:
+        connection = read_only(path)
+        try:
+            check_is_store(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    except apsw.NotADBError as error:
+        raise StoreUnusable(f"{path} is not a SQLite file") from error
+    except StoreCorrupt as error:
+        raise StoreUnusable(f"{path}: {error.detail}") from error
+    except apsw.Error as error:
+        raise StoreUnusable(f"{path} cannot be opened: {error}; check the folder and its owner") from error
+    return connection
+
+
 def read_only(path: Path) -> apsw.Connection:
-    return _tuned(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY))
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        return _tuned(connection)
+    except BaseException:
+        _close_quietly(connection)
+        raise
+
+
+def _close_quietly(connection: apsw.Connection) -> None:
+    with suppress(apsw.Error):
+        connection.close()
 
 
 def _roll_back(connection: apsw.Connection) -> None:

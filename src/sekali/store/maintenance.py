@@ -51,6 +51,7 @@ class Maintenance:
         self._wake = threading.Event()
         self._is_closing = False
         self._one_at_a_time = threading.Lock()
+        """What is done beside commits uses one connection, and so is done by one thread at a time."""
         self._thread = threading.Thread(target=self._run, name="sekali-maintenance", daemon=True)
 
     def start(self) -> None:
@@ -117,13 +118,14 @@ class Maintenance:
 
     def tidy(self) -> None:
         """After a burst: gives space that nothing needs any more back to the disk, in bounded steps."""
-        pages_left = _PAGES_PER_STEP
-        while pages_left and not self._wake.is_set():
+        with self._one_at_a_time:
+            pages_left = _PAGES_PER_STEP
+            while pages_left and not self._wake.is_set():
+                with self._turn():
+                    pages_left = self._log.give_back_pages(_PAGES_PER_STEP)
+            self._checkpoint_beside()
             with self._turn():
-                pages_left = self._log.give_back_pages(_PAGES_PER_STEP)
-        self._checkpoint_beside()
-        with self._turn():
-            self._log.truncate_wal()
+                self._log.truncate_wal()
 
     def compact(self) -> bool:
         """Makes one run if one is due; whether it did. Commits that the index lacks stay: it may still name them."""
@@ -132,7 +134,7 @@ class Maintenance:
             if not commits or commits[-1].commit_no > self._seen.done.commit_no:
                 return False
             self._remove_leftovers()
-            draft = build_run(self._log, self._layout.now.runs, commits, self._sizes)
+            draft = build_run(self._log, self._layout.now, commits, self._sizes)
             for step in draft.block_steps:
                 self._write(step)
             self._fold(draft)
@@ -168,9 +170,10 @@ class Maintenance:
         """Copies most of the WAL beside the commits, then the rest in the store's turn, so that it starts over."""
         if not self._log.checkpoint_is_due:
             return
-        self._checkpoint_beside()
-        with self._turn():
-            self._log.checkpoint(in_turn=True)
+        with self._one_at_a_time:
+            self._checkpoint_beside()
+            with self._turn():
+                self._log.checkpoint(in_turn=True)
 
     def _checkpoint_beside(self) -> None:
         """A commit under way looks again, before it answers, whether this has failed."""

@@ -17,7 +17,7 @@ from sekali.event import ReadQuery, StoredEvents
 from sekali.store.block import decode_integers
 from sekali.store.layout import Layout, Places
 from sekali.store.log import Log
-from sekali.store.rows import check_row, rows_of
+from sekali.store.rows import check_row, integers_of, rows_of
 from sekali.store.runs import Run, first_offset_from, last_offset_before, run_holding
 from sekali.store.tail import CommitRow, TailCommit, commit_rows, first_reaching
 from sekali.store.topics import TopicBook
@@ -162,7 +162,7 @@ class Reader:
     def _window_of_runs(self, connection: apsw.Connection, scan: Scan, places: Places) -> Window:
         low, high = scan.low, min(scan.high, places.live_through)
         if scan.topic_ids:
-            entries, low, high = _entries_of_topics(connection, scan, low, high)
+            entries, low, high = _entries_of_topics(connection, scan, places, low, high)
         else:
             entries, low, high = _entries_of_run(connection, scan, places.runs, low, high)
             if not scan.has_row_filter:  # every offset is a candidate, so the window need be no wider than the limit
@@ -237,7 +237,8 @@ def _entries_of_run(
 ) -> tuple[list[_Entry], int, int]:
     """The blocks of the run that reading has come to, and the part of low..high that they cover."""
     run = run_holding(runs, high if scan.descending else low)
-    rows = rows_of(
+    rows = integers_of(
+        "A block's head",
         connection,
         "SELECT block_no, first_offset, last_offset, events FROM blocks WHERE block_no BETWEEN ? AND ?",
         run.first_block,
@@ -247,31 +248,70 @@ def _entries_of_run(
 
 
 _TOPIC_ENTRIES: Final = """
-    SELECT block_no, first_offset, last_offset, events, checksum FROM topic_blocks
-    WHERE topic_id = ?1 AND first_offset <= ?3 AND first_offset >= coalesce(
+    SELECT block_no, first_offset, last_offset, events, events_before, checksum FROM topic_blocks
+    WHERE topic_id = ?1 AND first_offset >= coalesce(
         (SELECT first_offset FROM topic_blocks WHERE topic_id = ?1 AND first_offset <= ?2
-         ORDER BY first_offset DESC LIMIT 1), ?2)
+         ORDER BY first_offset DESC LIMIT 1), 0)
+    AND first_offset <= coalesce(
+        (SELECT first_offset FROM topic_blocks WHERE topic_id = ?1 AND first_offset > ?3
+         ORDER BY first_offset LIMIT 1), ?3)
     ORDER BY first_offset {direction} LIMIT ?4"""
+"""Those that may hold offsets ?2..?3, and the one before and after, so that it is seen that none is missing."""
 _TOPIC_ENTRIES_UP: Final = _TOPIC_ENTRIES.format(direction="ASC")
 _TOPIC_ENTRIES_DOWN: Final = _TOPIC_ENTRIES.format(direction="DESC")
 
 
-def _entries_of_topics(connection: apsw.Connection, scan: Scan, low: int, high: int) -> tuple[list[_Entry], int, int]:
-    """The next blocks of each topic, and the part of low..high that they cover for all of them."""
+def _entries_of_topics(
+    connection: apsw.Connection, scan: Scan, places: Places, low: int, high: int
+) -> tuple[list[_Entry], int, int]:
+    """The next blocks of each topic, and the part of low..high that they cover for all of them. Raises StoreCorrupt."""
     entries: list[_Entry] = []
     sql = _TOPIC_ENTRIES_DOWN if scan.descending else _TOPIC_ENTRIES_UP
     covered_low, covered_high = low, high
     for topic_id in scan.topic_ids:
         rows = rows_of(connection, sql, topic_id, low, high, _ENTRIES_PER_TOPIC)
-        for block_no, first_offset, last_offset, events, checksum in rows:
-            check_row("a topic's block", checksum, topic_id, first_offset, last_offset, events, block_no)
+        for block_no, first_offset, last_offset, events, events_before, checksum in rows:
+            check_row("a topic's block", checksum, topic_id, first_offset, last_offset, events, events_before, block_no)
             entries.append(_Entry(block_no, first_offset, last_offset, events))
-        if len(rows) == _ENTRIES_PER_TOPIC:
+        is_cut = len(rows) == _ENTRIES_PER_TOPIC
+        _check_none_is_missing(
+            [row for row in (reversed(rows) if scan.descending else rows) if row[1] <= places.live_through],
+            places.events_in_runs.get(topic_id, 0),
+            low,
+            high,
+            from_first=not (is_cut and scan.descending),
+            to_last=not (is_cut and not scan.descending),
+        )
+        if is_cut:
             if scan.descending:
                 covered_low = max(covered_low, rows[-1][1])
             else:
                 covered_high = min(covered_high, rows[-1][2])
     return entries, covered_low, covered_high
+
+
+def _check_none_is_missing(
+    rows: Sequence[tuple[int, ...]], events_in_runs: int, low: int, high: int, *, from_first: bool, to_last: bool
+) -> None:
+    """`rows`: a topic's, by rising offset, as _TOPIC_ENTRIES gives them; each counts the events before it.
+
+    Where the limit has cut them, they begin after their first (not `from_first`) or end before their last (not
+    `to_last`). Raises StoreCorrupt.
+    """
+    counted = None
+    for _, first_offset, _, events, events_before, _ in rows:
+        if counted is None and from_first and first_offset > low:
+            counted = 0  # none lies before it
+        if counted is not None and counted != events_before:
+            raise _lead_missing(first_offset)
+        counted = events_before + events
+    is_last = not rows or rows[-1][1] <= high
+    if to_last and is_last and (counted or 0) != events_in_runs:
+        raise _lead_missing(high)
+
+
+def _lead_missing(offset: int) -> StoreCorrupt:
+    return StoreCorrupt(f"The look-up of a topic lacks blocks before offset {offset}. Restore the file from a backup.")
 
 
 def _load_block(connection: apsw.Connection, block_no: int) -> Loaded:

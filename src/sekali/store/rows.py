@@ -36,13 +36,35 @@ def row_checksum(*columns: int | bytes | str | None) -> int:
 
 def check_row(what: str, checksum: int, *columns: int | bytes | str | None) -> None:
     """Raises StoreCorrupt, naming the row, when the checksum does not hold."""
-    if row_checksum(*columns) != checksum:
+    is_of_a_kind_we_write = not any(isinstance(column, float) for column in columns)
+    if not is_of_a_kind_we_write or row_checksum(*columns) != checksum:
         raise StoreCorrupt(f"The checksum of {what} does not hold; the file is damaged. Restore it from a backup.")
 
 
 def rows_of(connection: apsw.Connection, sql: str, *bindings: Any) -> list[tuple[Any, ...]]:
-    """All rows of the query."""
-    return connection.execute(sql, bindings).fetchall()
+    """All rows of the query. Raises StoreCorrupt when a text among them is none."""
+    try:
+        return connection.execute(sql, bindings).fetchall()
+    except UnicodeDecodeError as error:
+        raise StoreCorrupt("A text is not UTF-8; the file is damaged. Restore it from a backup.") from error
+
+
+def integers_of(what: str, connection: apsw.Connection, sql: str, *bindings: Any) -> list[tuple[int, ...]]:
+    """All rows of a query for integers, which are not checked otherwise. Raises StoreCorrupt when there is another."""
+    rows = rows_of(connection, sql, *bindings)
+    if not all(isinstance(value, int) for row in rows for value in row):
+        raise StoreCorrupt(f"{what} holds something else than integers; the file is damaged. Restore it from a backup.")
+    return rows
+
+
+def only_row(what: str, connection: apsw.Connection, sql: str) -> tuple[Any, ...]:
+    """The row of the query. Raises StoreCorrupt, naming the row, when it is not there."""
+    rows = rows_of(connection, sql)
+    if not rows:
+        raise StoreCorrupt(
+            f"{what[0].upper()}{what[1:]} cannot be found; the file is damaged. Restore it from a backup."
+        )
+    return rows[0]
 
 
 def value_of(connection: apsw.Connection, sql: str, *bindings: Any) -> Any:

@@ -82,6 +82,7 @@ CREATE TABLE topic_blocks (
     first_offset  INTEGER NOT NULL,   -- of this topic in this block
     last_offset   INTEGER NOT NULL,
     events        INTEGER NOT NULL,
+    events_before INTEGER NOT NULL,   -- of this topic in earlier blocks: a row that is missing is noticed
     block_no      INTEGER NOT NULL,
     checksum      INTEGER NOT NULL,
     PRIMARY KEY (topic_id, first_offset)
@@ -100,6 +101,7 @@ CREATE TABLE ledger (
     commit_no     INTEGER PRIMARY KEY,
     stamp_us      INTEGER NOT NULL,
     entries       INTEGER NOT NULL,
+    entries_before INTEGER NOT NULL,  -- of earlier rows: a row that is missing is noticed
     checksum      INTEGER NOT NULL,
     body          BLOB    NOT NULL    -- who sent again what (ledger.py)
 ) STRICT;

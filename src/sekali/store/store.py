@@ -23,9 +23,10 @@ The file tree tells the parts: `log` (SQLite) and `seen` (RocksDB); `decide` and
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -62,20 +63,19 @@ from sekali.store.catchup import CatchUp, adopt
 from sekali.store.compaction import RunSizes, leftovers
 from sekali.store.disk import FreeSpace
 from sekali.store.forks import call_in_children, keep_for_ever, left_to_parent, skip_native_exit
-from sekali.store.guard import FileIdentity, ProcessGuard
-from sekali.store.layout import Layout
+from sekali.store.guard import FileIdentity, ProcessGuard, fsync_directory
+from sekali.store.layout import load_layout
 from sekali.store.ledger import ledger_page, ledger_window
-from sekali.store.log import Log, Totals
+from sekali.store.log import Log
 from sekali.store.maintenance import Maintenance
 from sekali.store.reader import Reader
-from sekali.store.runs import Run, load_runs
-from sekali.store.seen import Mark, SeenIndex, unpack_value
-from sekali.store.tail import commit_rows, decode_topics, tail_commit
-from sekali.store.topics import TopicBook
+from sekali.store.runs import load_runs
+from sekali.store.seen import SeenIndex, unpack_value
 
 _CATCH_UP_AT_ONCE_EVENTS: Final = 100_000
 """A gap of this size is closed while opening; a larger one in the background, with publishing refused meanwhile."""
-_LOAD_COMMITS: Final = 256
+
+_log = logging.getLogger("sekali")
 
 FailureListener = Callable[[SekaliError], None]
 
@@ -86,6 +86,8 @@ class Readiness:
 
     refusal: SekaliError | None
     """What a publish would be refused with."""
+    damage: str | None
+    """What part of the file was found damaged first since the store was opened."""
     index_ready: bool
     index_done: int
     index_total: int
@@ -127,6 +129,7 @@ class Store:
         self._free_space = FreeSpace(path.parent, settings.disk_free_bytes_min, settings.disk_free_bytes_resume)
         self.failed: SekaliError | None = None
         """Why the store has stopped, for good. Reads go on."""
+        self._damage: StoreCorrupt | None = None
         self._guard = ProcessGuard(path)
         self._guard.acquire(settings.predecessor_wait_s)
         with ExitStack() as undo:
@@ -144,12 +147,12 @@ class Store:
     def _open_parts(self, sizes: RunSizes, undo: ExitStack) -> None:
         settings = self._settings
         self._log = Log(self._path)
-        undo.callback(self._log.close)
+        undo.callback(self._close_log)
         self._files = FileIdentity(self._path, self._log.wal_path)
+        totals = self._log.read_totals()
         with self._log.snapshot() as connection:
             runs = load_runs(connection)
-        totals = self._log.read_totals()
-        self._topics, self._layout = _load(self._log, totals, runs)
+            self._topics, self._layout = load_layout(connection, totals, runs)
         with self._log.snapshot() as connection:
             steps = leftovers(connection, runs)
         for step in steps:  # only now: beside a run that is missing, its blocks would be taken for leftovers
@@ -178,6 +181,11 @@ class Store:
         is_large = self._catch_up.events_left > _CATCH_UP_AT_ONCE_EVENTS
         if is_large or not self._had_room_to_catch_up(self._catch_up):
             self._catching_up.start()
+
+    def _close_log(self) -> None:
+        """Where opening has failed: why is what counts."""
+        with suppress(OutcomeUnknown):
+            self._log.close()
 
     def _start(self) -> None:
         self._catch_up = None
@@ -216,7 +224,8 @@ class Store:
         if refusal is not None:
             raise refusal
         try:
-            return self._appender.prepare(batches)
+            with self._noticing_damage():
+                return self._appender.prepare(batches)
         except OutcomeUnknown as error:
             self._fail(error)  # the seen index is damaged: it is made anew at the next start
             raise
@@ -314,7 +323,12 @@ class Store:
 
         Holds no transaction between two runs. One thread at a time may drive it; `close` it to stop early.
         """
-        return self._reader.read(query, self._appender.totals.last_offset)
+        end = self._appender.totals.last_offset  # as it is now, not when the first run is asked for
+        return self._read(query, end)
+
+    def _read(self, query: ReadQuery, end: int) -> Iterator[StoredEvents]:
+        with self._noticing_damage():
+            yield from self._reader.read(query, end)
 
     def event(self, topic: str, event_id: str) -> StoredEvents:
         """The one event with that key. Raises EventNotFound, IndexRebuilding, StoreCorrupt."""
@@ -322,7 +336,8 @@ class Store:
         topic_id = self._topics.ids.get(topic)
         if not answer.seen or topic_id is None:
             raise EventNotFound("No event with this topic and event_id was ever stored.")
-        return self._reader.event_at(topic_id, answer.offset)
+        with self._noticing_damage():
+            return self._reader.event_at(topic_id, answer.offset)
 
     def seen(self, keys: Sequence[tuple[str, str]]) -> list[SeenAnswer]:
         """For each (topic, event_id) whether it is stored, and where. Raises IndexRebuilding."""
@@ -358,11 +373,12 @@ class Store:
 
     def ledger(self, query: LedgerQuery) -> LedgerPage:
         """A page of what was refused as known already. Bounded work, so it may end early. Raises StoreCorrupt."""
-        last_commit = self._appender.totals.commit_no
-        with self._log.snapshot() as connection:
-            window = ledger_window(connection, query, last_commit)
-        page = ledger_page(window, query)
-        return self._with_event_ids(page) if query.with_event_ids else page
+        totals = self._appender.totals
+        with self._noticing_damage():
+            with self._log.snapshot() as connection:
+                window = ledger_window(connection, query, totals)
+            page = ledger_page(window, query)
+            return self._with_event_ids(page) if query.with_event_ids else page
 
     def _with_event_ids(self, page: LedgerPage) -> LedgerPage:
         """The same page with event ids, as far as the bound on looking them up allows."""
@@ -374,6 +390,17 @@ class Store:
                 return LedgerPage(entries, entry.at)
             entries.append(replace(entry, event_id=found.get(entry.offset)))
         return LedgerPage(entries, page.following)
+
+    @contextmanager
+    def _noticing_damage(self) -> Iterator[None]:
+        """What is found damaged inside is told by `readiness` from then on."""
+        try:
+            yield
+        except StoreCorrupt as error:
+            if self._damage is None:
+                self._damage = error
+                _log.critical("The store is damaged: %s", error.detail)
+            raise
 
     @property
     def last_offset(self) -> int:
@@ -389,6 +416,7 @@ class Store:
         catch_up = self._catch_up
         return Readiness(
             refusal=self.publish_refusal(),
+            damage=None if self._damage is None else self._damage.detail,
             index_ready=catch_up is None,
             index_done=total if catch_up is None else catch_up.done_offset,
             index_total=total,
@@ -460,7 +488,10 @@ def _index_rebuilding(catch_up: CatchUp) -> IndexRebuilding:
 def _real_path(path: Path) -> Path:
     """The file behind the name, its folders made. Raises StoreUnusable."""
     try:
+        made = [folder for folder in path.absolute().parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in made:
+            fsync_directory(folder.parent)
         real = path.resolve()
         if real.is_dir():
             raise StoreUnusable(f"DB_PATH={path} is a folder; it must name a file, such as {path / 'store.db'}.")
@@ -469,31 +500,3 @@ def _real_path(path: Path) -> Path:
     except OSError as error:
         raise StoreUnusable(f"The folder of DB_PATH={path} cannot be made or read: {error}") from error
     return real
-
-
-def _load(log: Log, totals: Totals, runs: Sequence[Run]) -> tuple[TopicBook, Layout]:
-    """The topics with their exact figures, and where the events lie, from what the file holds.
-
-    Raises StoreCorrupt, also when runs and tail together do not hold each commit up to the totals, and each offset.
-    """
-    layout = Layout(runs)
-    with log.snapshot() as connection:
-        topics, folded = TopicBook.load(connection)
-        reached = Mark(runs[-1].last_commit, runs[-1].chain, runs[-1].last_offset) if runs else Mark()
-        while rows := commit_rows(connection, reached.commit_no + 1, reached.commit_no + _LOAD_COMMITS):
-            for row in rows:
-                if (row.commit_no, row.first_offset) != (reached.commit_no + 1, reached.last_offset + 1):
-                    raise StoreCorrupt(
-                        f"Commit {reached.commit_no + 1} is missing from the log. Restore the file from a backup."
-                    )
-                ids, counts = decode_topics(row.topics)
-                commit = tail_commit(row, ids, counts)
-                if max(ids, default=0) > len(topics):
-                    raise StoreCorrupt("The last topic is missing from the log. Restore the file from a backup.")
-                layout.append(commit)
-                has_commit = {topic_id for topic_id in ids if row.commit_no <= folded[topic_id - 1]}
-                topics.apply(ids, counts, row.first_offset, row.stamp_us, skip=has_commit)
-                reached = Mark(commit.commit_no, commit.chain, commit.last_offset)
-    if reached != Mark(totals.commit_no, totals.chain, totals.last_offset):
-        raise StoreCorrupt("The totals and the last commit do not belong together. Restore the file from a backup.")
-    return topics, layout

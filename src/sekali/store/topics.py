@@ -81,6 +81,9 @@ class TopicBook:
     def name(self, topic_id: int) -> str:
         return self._figures[topic_id - 1].name
 
+    def events(self, topic_id: int) -> int:
+        return self._figures[topic_id - 1].events
+
     def add(self, name: str, topic_id: int) -> None:
         assert topic_id == len(self._figures) + 1, "topic ids are given out in order"
         with self._lock:
