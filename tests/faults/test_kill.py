@@ -6,6 +6,7 @@ against what the clients wrote down.
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -18,10 +19,13 @@ from pathlib import Path
 import pytest
 
 from tests.faults.clients import Clients, check
+from tests.faults.evidence import Evidence
 from tests.serving import ROOT, Server
 from tests.support.history import HistoryBroken
 
 CLIENTS = 4
+LONG_STORES = int(os.environ.get("SEKALI_TEST_KILLED_STORES", "4"))
+"""`make faults` kills thirty."""
 KILL_AFTER_MS = (50, 1500)
 KILL_RECOVERY_AFTER_MS = (0, 900)
 KILL_RECOVERY_EVERY = 5
@@ -86,14 +90,15 @@ def test_acknowledged_events_survive_kill_9_in_the_middle_of_a_recovery(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("store_no", range(4))
+@pytest.mark.parametrize("store_no", range(LONG_STORES))
 def test_acknowledged_events_survive_kill_9_for_a_long_time(
-    store_no: int, server_on: Server, rng: random.Random, tmp_path: Path
+    store_no: int, server_on: Server, rng: random.Random, tmp_path: Path, evidence: Evidence
 ) -> None:
-    """Four stores of ten kills each: all is read back after every one, so one long store would take too long."""
+    """Stores of ten kills each: all is read back after every one, so one long store would take too long."""
     counts = kill_again_and_again(server_on, rng, tmp_path, cycles=10)
     print(store_no, counts)
     assert counts["acknowledged"] > 100, counts
+    evidence.note("I1a", "kill -9 under load, every fifth time again while it recovers", 10)
 
 
 @pytest.mark.parametrize(
