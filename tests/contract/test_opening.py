@@ -174,15 +174,18 @@ def test_an_empty_file_becomes_a_store(open_store: OpenStore, tmp_path: Path) ->
     assert append(open_store(tmp_path / "empty.db"), 1) == [(0, 1)]
 
 
-def test_a_store_of_a_newer_version_is_refused(open_store: OpenStore, db_path: Path) -> None:
+@pytest.mark.parametrize(("other", "said"), [(1, "newer"), (-1, "before the first release")])
+def test_a_store_of_a_newer_version_is_refused_and_one_from_before_the_first_release(
+    open_store: OpenStore, db_path: Path, other: int, said: str
+) -> None:
     store = open_store()
     append(store, 1)
     store.close()
     connection = sqlite3.connect(db_path)
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    connection.execute(f"PRAGMA user_version = {version + 1}")
+    connection.execute(f"PRAGMA user_version = {version + other}")
     connection.close()
-    with pytest.raises(StoreUnusable, match="newer"):
+    with pytest.raises(StoreUnusable, match=said):
         open_store()
 
 

@@ -26,7 +26,8 @@ from sekali.store.guard import fsync_directory
 from sekali.store.rows import check_row, only_row, row_checksum, rows_of, value_of
 
 APPLICATION_ID: Final = 0x53454B41  # "SEKA"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+"""From the first release on every format is read by all later versions; 1 was before it."""
 _SQLITE_SOUND: Final = 3_051_003  # 3.7.0 to 3.51.2 can corrupt a WAL database (sqlite.org/wal.html#walresetbug)
 _READERS_KEPT_MAX: Final = 8
 _BUSY_TIMEOUT_MS: Final = 10_000
@@ -368,6 +369,11 @@ def check_is_store(connection: apsw.Connection, path: Path) -> None:
         raise StoreUnusable(
             f"{path} was written by a newer version (format {version}, this one reads {FORMAT_VERSION}); "
             "pip install --upgrade sekali"
+        )
+    if version < FORMAT_VERSION:
+        raise StoreUnusable(
+            f"{path} was written before the first release (format {version}), which this version cannot read; "
+            "publish the events again into a new file."
         )
     if rows_of(connection, _SELECT_SCHEMA) != _schema():
         raise StoreUnusable(f"{path} is damaged: its tables are not as they were made. Restore it from a backup.")
