@@ -23,10 +23,14 @@ LONG_BATCH_EVENTS = 2_100
 
 
 class Client:
-    """Sends batches of new, shared and repeated events; what was not answered is sent again, as senders do."""
+    """Sends batches of new, shared and repeated events; what was not answered is sent again, as senders do.
 
-    def __init__(self, name: str, port: int, history: Path, seed: int) -> None:
+    `drops`: the share of requests after which it hangs up without waiting for the answer.
+    """
+
+    def __init__(self, name: str, port: int, history: Path, seed: int, drops: float = 0.0) -> None:
         self.name = name
+        self._drops = drops
         self._port = port
         self._history = History(history, name)
         self._random = random.Random(seed)
@@ -96,6 +100,9 @@ class Client:
             self._connection = connection
         try:
             self._connection.request("POST", target, body, {"content-type": "application/json"})
+            if self._random.random() < self._drops:
+                self._disconnect()
+                return 0, None
             response = self._connection.getresponse()
             return response.status, json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError):
@@ -115,9 +122,9 @@ class Client:
 class Clients:
     """Several clients on threads of their own, with one folder of histories."""
 
-    def __init__(self, count: int, port: int, folder: Path, seed: int) -> None:
+    def __init__(self, count: int, port: int, folder: Path, seed: int, drops: float = 0.0) -> None:
         self._folder = folder
-        self._clients = [Client(f"c{i}", port, folder / f"c{i}.history", seed * 1000 + i) for i in range(count)]
+        self._clients = [Client(f"c{i}", port, folder / f"c{i}.history", seed * 1000 + i, drops) for i in range(count)]
         self._threads: list[threading.Thread] = []
         self._stop = threading.Event()
 
@@ -140,6 +147,31 @@ class Clients:
 
     def attempts(self) -> list[Attempt]:
         return read_histories(self._folder.glob("*.history"))
+
+
+class Poller:
+    """Reads the log page by page behind its cursor, through whatever happens to the server, and keeps what it got."""
+
+    def __init__(self, server: Server, limit: int) -> None:
+        self._server = server
+        self._limit = limit
+        self.events: list[dict[str, Any]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            after = self.events[-1]["offset"] if self.events else 0
+            status, page = self._server.call("GET", f"/events?after={after}&limit={self._limit}")
+            if status == 200:
+                self.events += page
+            if status != 200 or not page:
+                self._stop.wait(BETWEEN_TRIES_S)
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
 
 
 def read_back(server: Server) -> Stored:
