@@ -6,6 +6,7 @@ import http.client
 import json
 import random
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class Client:
 
     def __init__(self, name: str, port: int, history: Path, seed: int, drops: float = 0.0) -> None:
         self.name = name
+        self.answers: Counter[str] = Counter()
+        """By the problem's code; `200` and `none`."""
         self._drops = drops
         self._port = port
         self._history = History(history, name)
@@ -87,6 +90,8 @@ class Client:
         call = self._history.call(events)
         status, answer = self._request(target, body)
         self._history.answer(call, status, answer)
+        code = answer.get("code") if isinstance(answer, dict) else None
+        self.answers["200" if status == 200 else str(code or "none")] += 1
         return status
 
     def _request(self, target: str, body: str) -> tuple[int, Any]:
@@ -144,6 +149,10 @@ class Clients:
         self.stop()
         for client in self._clients:
             client.close()
+
+    def answers(self, code: str) -> int:
+        """How many requests were answered so: `200`, or a problem's code."""
+        return sum(client.answers[code] for client in self._clients)
 
     def attempts(self) -> list[Attempt]:
         return read_histories(self._folder.glob("*.history"))
