@@ -114,6 +114,10 @@ class EventTooLarge(RequestRefused):
     code, status, title = "event_too_large", 413, "An event is too large"
 
 
+class HeadTooLarge(RequestRefused):
+    code, status, title = "head_too_large", 431, "The headers are too large"
+
+
 class UnsupportedMedia(RequestRefused):
     code, status, title = "unsupported_media_type", 415, "The media type is not supported"
 

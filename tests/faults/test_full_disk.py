@@ -109,10 +109,8 @@ def resume(server: Server, clients: Clients) -> dict[str, int]:
     return check(server, clients.attempts())
 
 
-@pytest.mark.parametrize(
-    "marks",
-    [pytest.param(WATER_MARKS, id="water marks"), pytest.param(NO_WATER_MARKS, id="none", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("marks", [WATER_MARKS, NO_WATER_MARKS], ids=["water marks", "none"])
 def test_publishing_stops_with_507_and_resumes_by_itself(
     marks: dict[str, str],
     make_disk: MakeDisk,

@@ -102,6 +102,7 @@ def answer_of(sock: socket.socket) -> bytes:
     return answer
 
 
+@pytest.mark.slow
 def test_idle_and_trickling_senders_hold_up_nobody(
     make_server: MakeServer, many_files: None, rng: random.Random, tmp_path: Path, evidence: Evidence
 ) -> None:
@@ -137,6 +138,7 @@ def test_idle_and_trickling_senders_hold_up_nobody(
     evidence.note("I6", f"{IDLE:,} idle and {TRICKLING} trickling connections beside normal load", 1)
 
 
+@pytest.mark.slow
 def test_ten_times_what_the_intake_holds_is_refused_and_costs_no_memory(
     make_server: MakeServer, rng: random.Random, tmp_path: Path, evidence: Evidence
 ) -> None:

@@ -64,6 +64,7 @@ def test_clients_that_race_for_the_same_ids_and_hang_up(
     evidence.note("I2", "clients race for the same ids with other payloads, hang up and send again", counts["attempts"])
 
 
+@pytest.mark.slow
 def test_what_a_reader_got_stays_as_it_was_and_nothing_comes_before_it(
     make_server: MakeServer, rng: random.Random, tmp_path: Path, evidence: Evidence
 ) -> None:
@@ -88,6 +89,7 @@ def test_what_a_reader_got_stays_as_it_was_and_nothing_comes_before_it(
     evidence.note("I4", "readers follow through kills: no gap, no change, nothing below their cursor", len(pollers))
 
 
+@pytest.mark.slow
 def test_a_copy_made_under_load_holds_what_was_answered_for_before(
     server: Server, make_server: MakeServer, rng: random.Random, tmp_path: Path, evidence: Evidence
 ) -> None:

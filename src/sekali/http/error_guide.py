@@ -50,6 +50,10 @@ EXPLANATIONS: Final[dict[str, Explanation]] = {
         "Keep large content elsewhere and publish a reference to it, or raise the setting. With `?partial=true` the "
         "other events of the request are stored.",
     ),
+    "head_too_large": Explanation(
+        "The request line and the headers have more than 64 KiB. Nothing was stored, and the connection is closed.",
+        "Send fewer or shorter headers; what belongs to an event goes into the body.",
+    ),
     "unsupported_media_type": Explanation(
         "The Content-Type is not JSON, or a web page sent none. Form and text types are refused because any web page "
         "may send them to any server without asking first.",

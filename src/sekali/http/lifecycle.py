@@ -27,6 +27,7 @@ from sekali.errors import SekaliError, StoreUnusable
 from sekali.http import signals
 from sekali.http.body import BodyBudget
 from sekali.http.deadlines import Deadlines
+from sekali.http.heads import bound_heads
 from sekali.http.reading import OpenReads
 from sekali.hub import Hub
 from sekali.settings import Settings, broken_settings, unknown_variables
@@ -129,6 +130,7 @@ class Lifecycle:
                 await self._close_if_settings_changed()
             await self._serving_said_when_slow()
             if is_first and self._signals.is_installed:
+                bound_heads(self._signals.server)
                 _spare_the_collector()
         except BaseException as error:
             with self._lock:

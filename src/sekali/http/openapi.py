@@ -30,7 +30,8 @@ A log of events that keeps every `(topic, event_id)` exactly once. Send as often
 that everything in the request is on disk, and a repeat is told from a first.
 
 Failures are problem documents (RFC 9457) with a stable `code`; [/errors](/errors) explains each. A path that does not
-exist is 404 `not_found`, a method it does not take is 405 `method_not_allowed`. `HEAD` works wherever `GET` does.
+exist is 404 `not_found`, a method it does not take is 405 `method_not_allowed`. Headers of more than 64 KiB are 431
+`head_too_large`. `HEAD` works wherever `GET` does.
 """
 
 _TAGS: Final = [

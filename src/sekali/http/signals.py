@@ -74,6 +74,11 @@ class SignalChain:
     def is_installed(self) -> bool:
         return bool(self._previous)
 
+    @property
+    def server(self) -> object:
+        """Whose handlers ours are in front of; None where they are no object's."""
+        return next((getattr(handler, "__self__", None) for handler in self._previous.values()), None)
+
     def install(self) -> None:
         if self._previous or not server_is_in_charge():
             return
