@@ -17,8 +17,8 @@ Contract
 
 The file tree tells the parts: `log` (SQLite) and `seen` (RocksDB); `decide` and `append` (what is new, and writing it);
 `layout`, `tail`, `runs` and `compaction` (where events lie: young commits, and the runs they become); `block`, `codec`
-(how they are written); `reader`, `window`; `ledger`, `topics`; `catchup`, `maintenance`, `backup`; `guard`, `disk` and
-`forks` (who may write, and when not).
+(how they are written); `reader`, `window`; `ledger`, `topics`; `catchup`, `maintenance`, `backup`, `verify`; `guard`,
+`disk` and `forks` (who may write, and when not).
 """
 
 from __future__ import annotations
