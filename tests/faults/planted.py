@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import apsw
 import pytest
 
 from sekali.store import append as append_module
@@ -20,7 +19,6 @@ from sekali.store import catchup
 from sekali.store import log as log_module
 from sekali.store.log import Log, Statement
 from sekali.store.seen import Frontier, SeenIndex
-from sekali.store.store import Store
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -101,22 +99,6 @@ def unsynced_commits(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(log_module, "_tuned", lambda connection, synchronous="normal": tuned(connection, synchronous))
 
 
-def goes_on_after_a_failure(patch: pytest.MonkeyPatch) -> None:
-    """A store whose commit failed is not stopped: it writes on, over what is not on the disk."""
-    patch.setattr(Store, "_fail", lambda self, error: None)
-
-
-def opens_without_a_checkpoint(patch: pytest.MonkeyPatch) -> None:
-    """What the write-ahead log holds at opening is believed to be on the disk, also after a sync that failed."""
-    checkpointed = Log._checkpointed
-
-    def not_at_opening(self: Log, connection: apsw.Connection, mode: int) -> tuple[int, int]:
-        is_opening = not hasattr(self, "identity") or mode == apsw.SQLITE_CHECKPOINT_TRUNCATE
-        return (0, 0) if is_opening else checkpointed(self, connection, mode)
-
-    patch.setattr(Log, "_checkpointed", not_at_opening)
-
-
 PLANTS: dict[str, Plant] = {
     plant.__name__: plant
     for plant in (
@@ -127,8 +109,6 @@ PLANTS: dict[str, Plant] = {
         dedup_in_memory_only,
         answer_before_commit,
         unsynced_commits,
-        goes_on_after_a_failure,
-        opens_without_a_checkpoint,
     )
 }
 

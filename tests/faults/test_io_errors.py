@@ -21,7 +21,6 @@ from sekali.errors import SekaliError
 from sekali.store.maintenance import Maintenance
 from tests.faults.disk import Disk, used_by_sqlite
 from tests.faults.evidence import Evidence
-from tests.faults.planted import planted
 from tests.faults.workload import Record, Workload, check_recovered
 from tests.support.history import HistoryBroken
 
@@ -158,12 +157,3 @@ def test_every_operation_fails_once_and_for_ever(part: int, sweep: Sweep, eviden
     kinds = swept(sweep, range(1 + part, operations + 1, 4))
     print(part, operations, dict(kinds))
     note(evidence, kinds)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("plant", ["goes_on_after_a_failure", "opens_without_a_checkpoint"])
-def test_the_sweep_catches_a_planted_bug(plant: str, sweep: Sweep) -> None:
-    operations = sweep.operations()
-    with planted(plant), pytest.raises(HistoryBroken) as caught:
-        swept(sweep, range(1, operations + 1))
-    print(caught.value)
