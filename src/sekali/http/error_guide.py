@@ -51,7 +51,8 @@ EXPLANATIONS: Final[dict[str, Explanation]] = {
         "other events of the request are stored.",
     ),
     "head_too_large": Explanation(
-        "The request line and the headers have more than 64 KiB. Nothing was stored, and the connection is closed.",
+        "The request line and the headers, or trailers after a body, have more than 64 KiB. Nothing was stored, and "
+        "the connection is closed.",
         "Send fewer or shorter headers; what belongs to an event goes into the body.",
     ),
     "unsupported_media_type": Explanation(
