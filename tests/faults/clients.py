@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.serving import Server
 from tests.support.history import Attempt, History, Stored, check_history, read_histories
@@ -23,6 +23,20 @@ LONG_BATCH_EVENTS = 2_100
 """Of which a group is made that is prepared beside those of short requests."""
 
 
+class Kind(NamedTuple):
+    """What an answer looks like from outside."""
+
+    status: int
+    content_type: str | None
+    tells_when: bool
+    """It has a Retry-After of some seconds."""
+
+
+def kind_of(response: http.client.HTTPResponse) -> Kind:
+    retry_after = response.getheader("retry-after", "")
+    return Kind(response.status, response.getheader("content-type"), retry_after.isdigit() and int(retry_after) > 0)
+
+
 class Client:
     """Sends batches of new, shared and repeated events; what was not answered is sent again, as senders do.
 
@@ -33,6 +47,7 @@ class Client:
         self.name = name
         self.answers: Counter[str] = Counter()
         """By the problem's code; `200` and `none`."""
+        self.kinds: Counter[Kind] = Counter()
         self._drops = drops
         self._port = port
         self._history = History(history, name)
@@ -109,6 +124,7 @@ class Client:
                 self._disconnect()
                 return 0, None
             response = self._connection.getresponse()
+            self.kinds[kind_of(response)] += 1
             return response.status, json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError):
             self._disconnect()
@@ -153,6 +169,10 @@ class Clients:
     def answers(self, code: str) -> int:
         """How many requests were answered so: `200`, or a problem's code."""
         return sum(client.answers[code] for client in self._clients)
+
+    def kinds(self) -> Counter[Kind]:
+        """How many answers looked so."""
+        return sum((client.kinds for client in self._clients), Counter())
 
     def attempts(self) -> list[Attempt]:
         return read_histories(self._folder.glob("*.history"))
