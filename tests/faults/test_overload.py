@@ -274,8 +274,8 @@ def test_bodies_that_are_held_back_fill_no_more_memory_than_is_set_aside(
     held_bytes_max = copies * BODIES_BYTES_MAX + bodies * CONNECTION_BYTES_MAX + ALLOCATOR_BYTES_MAX
     assert held_bytes_max < bodies * BODY_BYTES / 2, "or the bound is not what is tested"
     assert max(peaks) < held_bytes_max
-    half = (rounds + 1) // 2
-    assert max(peaks[half:], default=0) - max(peaks[:half]) < LATER_GROWTH_BYTES_MAX
+    if rounds > 1:  # a peak swings by 60 MiB with what is read at once; a leak raises the lowest, too
+        assert min(peaks[rounds // 2 :]) - min(peaks[: rounds // 2]) < LATER_GROWTH_BYTES_MAX
     evidence.note("I6", "bodies of many times the memory set aside, held back before their last byte", rounds * bodies)
 
 
